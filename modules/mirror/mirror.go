@@ -1,0 +1,94 @@
+// Package mirror is everything Drydock knows of the outside: which mirrors
+// this machine uses, how to reach them, what was fetched from them, and the
+// gateway that lets a build step reach them and nothing else.
+//
+// Discover reads the ordinary client configuration (apt sources, go env,
+// npmrc) and touches no network. Everything else is lazy: a source is verified
+// the first time something is wanted from it.
+//
+// A mirror is public when its host resolves to at least one address that is
+// neither private (RFC 1918, RFC 4193), loopback nor link-local. A name that
+// does not resolve counts as public: behind a proxy that is how a public name
+// looks, and the cautious answer is the one that is shown.
+package mirror
+
+import (
+	"errors"
+
+	"drydock/modules/artifact"
+	"drydock/modules/mirror/debian"
+)
+
+// The ecosystems a mirror can serve.
+const (
+	Debian = "debian"
+	Go     = "go"
+	Npm    = "npm"
+	OCI    = "oci"
+)
+
+// ErrNotFound is in the chain of an error when the mirror answered that it
+// does not have the file (404 or 410).
+var ErrNotFound = errors.New("the mirror does not have it")
+
+// Setting is one ecosystem's entry in mirrors.yaml: "auto", or URLs.
+type Setting struct {
+	Auto bool     // read the ordinary client configuration
+	URLs []string // explicit; they win over Auto
+}
+
+// Config is mirrors.yaml as far as this package is concerned.
+type Config struct {
+	Debian, Go, Npm, OCI Setting
+
+	Suite   string // Debian suite wanted; "" is the suites found (explicit URLs: stable)
+	Trust   string // PEM file added to the system's certificate pool; "" is none
+	Keyring string // OpenPGP keyring in place of the Debian archive keyring found; "" finds it
+	Place   string // the file these settings come from, for errors
+}
+
+// Host says where the ordinary client configuration lives. Zero values are the
+// real places.
+type Host struct {
+	Environ   []string // the environment, as os.Environ gives it
+	Home      string   // "" is HOME of Environ
+	EtcApt    string   // "" is /etc/apt
+	Keyrings  string   // "" is /usr/share/keyrings
+	GoEnvFile string   // "" is GOENV or the user's go/env
+}
+
+// Endpoint is one ecosystem's mirror, fit to be shown.
+type Endpoint struct {
+	Ecosystem string `json:"ecosystem"`
+	URL       string `json:"url"`    // without credentials
+	Public    bool   `json:"public"` // see the package comment
+	Source    string `json:"source"` // the file or variable it was read from
+}
+
+// DebianSource is one Debian archive whose InRelease verifies.
+type DebianSource struct {
+	Archive    string   `json:"archive"`    // last path element of the URI: debian, debian-security
+	URI        string   `json:"uri"`        // without credentials, no slash at the end
+	Suites     []string `json:"suites"`     // bookworm, bookworm-updates
+	Components []string `json:"components"` // main
+	Keyring    string   `json:"keyring"`    // file whose key signed it
+	Public     bool     `json:"public"`
+}
+
+// Release is a verified Release document.
+type Release = debian.Release
+
+// Request asks for one file of a mirror.
+type Request struct {
+	Ecosystem string
+	Path      string          // below the mirror; Debian: "<archive>/pool/…"
+	SHA256    artifact.Digest // wanted digest; "" when not known beforehand
+	Size      int64           // wanted size; 0 when not known
+}
+
+// Blob is a file in the content store. It must not be written to.
+type Blob struct {
+	Path     string // in the cache directory
+	Material artifact.Material
+	Stale    bool // the mirror could not be asked; this is the last copy known
+}
