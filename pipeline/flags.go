@@ -1,0 +1,190 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"drydock/modules/artifact"
+)
+
+// settings is the effective configuration of one invocation:
+// defaults < environment < flags.
+type settings struct {
+	Catalog  string   `json:"catalog"`
+	Cache    string   `json:"cache"`
+	Data     string   `json:"data"`
+	Keys     string   `json:"keys"`
+	Out      string   `json:"out"`
+	Images   []string `json:"images"`
+	Progress string   `json:"progress"`
+	JSON     bool     `json:"json"`
+	Engine   string   `json:"engine"`
+	Trigger  string   `json:"trigger"`
+	Changed  string   `json:"changed"` // "" all, "auto", or a revision
+	FailFast bool     `json:"failFast"`
+	Locked   bool     `json:"locked"`
+	Jobs     int      `json:"jobs"`
+}
+
+func env(name string) []string {
+	return []string{"DRYDOCK_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))}
+}
+
+func str(name, value, usage string) cli.Flag {
+	return &cli.StringFlag{Name: name, Value: value, Usage: usage, EnvVars: env(name)}
+}
+
+func boolean(name, usage string) cli.Flag {
+	return &cli.BoolFlag{Name: name, Usage: usage, EnvVars: env(name)}
+}
+
+// commonFlags belong to every verb.
+func commonFlags() []cli.Flag {
+	return []cli.Flag{
+		str("catalog", "catalog", "`DIR` of the catalog of bases, images, mirrors, stages and policies"),
+		str("state", "", "one `DIR` for cache, data and keys, in place of the three"),
+		str("cache", "", "`DIR` of what can be rebuilt (default: the user's cache directory)"),
+		str("data", "", "`DIR` of the embedded stage registries (default: the user's data directory)"),
+		str("keys", "", "`DIR` of the signing keys (default: the user's configuration directory)"),
+		str("out", "out", "`DIR` for reports people and CI read"),
+		str("progress", "auto", "how progress is shown on stderr: auto, tty, plain or json"),
+		boolean("json", "print the result as JSON on stdout"),
+		boolean("print-config", "print the effective configuration as JSON and do nothing else"),
+	}
+}
+
+// imageFlags belong to verbs that work on images of the catalog.
+func imageFlags() []cli.Flag {
+	return append(commonFlags(),
+		&cli.StringSliceFlag{Name: "image", Usage: "only images matching `NAME` (a glob; repeatable; image or image/variant)", EnvVars: env("image")},
+		str("trigger", "", "what started this: local, change-request, branch, tag or schedule (default: detected)"),
+		str("changed", "", "only images touched since the merge base with `BASE` (--changed alone: the target branch)"),
+	)
+}
+
+// engineFlags belong to verbs that build.
+func engineFlags() []cli.Flag {
+	return append(imageFlags(),
+		str("engine", "auto", "what executes the steps: auto, embedded or dagger"),
+		boolean("fail-fast", "stop everything at the first failure"),
+		boolean("locked", "refuse (exit 3) when a base's lock can no longer be served, instead of resolving anew"),
+		&cli.IntFlag{Name: "jobs", Usage: "tasks at once (0: twice the processors)", EnvVars: env("jobs")},
+	)
+}
+
+// readSettings turns flags into settings and checks them.
+func readSettings(c *cli.Context, environ []string) (settings, error) {
+	s := settings{
+		Catalog: c.String("catalog"), Out: c.String("out"),
+		Cache: c.String("cache"), Data: c.String("data"), Keys: c.String("keys"),
+		Images: append([]string{}, c.StringSlice("image")...), Progress: c.String("progress"), JSON: c.Bool("json"),
+		Engine: c.String("engine"), Trigger: c.String("trigger"), Changed: c.String("changed"),
+		FailFast: c.Bool("fail-fast"), Locked: c.Bool("locked"), Jobs: c.Int("jobs"),
+	}
+	if err := s.setDirs(c.String("state"), environ); err != nil {
+		return s, err
+	}
+	return s, s.check()
+}
+
+func (s *settings) check() error {
+	for _, choice := range []struct{ flag, value, allowed string }{
+		{"progress", s.Progress, "auto tty plain json"},
+		{"engine", s.Engine, " auto embedded dagger"},
+		{"trigger", s.Trigger, " local change-request branch tag schedule"},
+	} {
+		ok := false
+		for _, a := range strings.Split(choice.allowed, " ") {
+			ok = ok || a == choice.value
+		}
+		if !ok {
+			return &artifact.Error{
+				Kind: artifact.KindUsage, Op: "reading command line", Place: "--" + choice.flag + " " + choice.value,
+				Message: "not one of the choices", Remedy: "one of: " + strings.TrimSpace(choice.allowed),
+			}
+		}
+	}
+	if s.Jobs < 0 {
+		return &artifact.Error{
+			Kind: artifact.KindUsage, Op: "reading command line", Place: "--jobs",
+			Message: "must not be negative", Remedy: "give 0 for twice the processors",
+		}
+	}
+	return nil
+}
+
+// setDirs fills the three directories. Keys never lie under the cache, which
+// CI carries from job to job.
+func (s *settings) setDirs(state string, environ []string) error {
+	home := lookup(environ, "HOME")
+	fallback := func(xdg, rel string) string {
+		if d := lookup(environ, xdg); filepath.IsAbs(d) {
+			return filepath.Join(d, "drydock")
+		}
+		if home == "" {
+			return ""
+		}
+		return filepath.Join(home, rel, "drydock")
+	}
+	defaults := map[*string]string{
+		&s.Cache: fallback("XDG_CACHE_HOME", ".cache"),
+		&s.Data:  fallback("XDG_DATA_HOME", ".local/share"),
+		&s.Keys:  filepath.Join(fallback("XDG_CONFIG_HOME", ".config"), "keys"),
+	}
+	if state != "" {
+		defaults = map[*string]string{
+			&s.Cache: filepath.Join(state, "cache"), &s.Data: filepath.Join(state, "data"), &s.Keys: filepath.Join(state, "keys"),
+		}
+	}
+	for p, d := range defaults {
+		if *p == "" {
+			*p = d
+		}
+	}
+	for _, d := range []struct {
+		flag string
+		p    *string
+	}{{"cache", &s.Cache}, {"data", &s.Data}, {"keys", &s.Keys}, {"out", &s.Out}, {"catalog", &s.Catalog}} {
+		if *d.p == "" || (home == "" && *d.p == "keys") {
+			return &artifact.Error{
+				Kind: artifact.KindUsage, Op: "choosing directories", Place: "--" + d.flag,
+				Message: "no home directory to put it under", Remedy: "give --state DIR or --" + d.flag + " DIR",
+			}
+		}
+		abs, err := filepath.Abs(*d.p)
+		if err != nil {
+			return err
+		}
+		*d.p = abs
+	}
+	if rel, err := filepath.Rel(s.Cache, s.Keys); err == nil && rel != ".." && !strings.HasPrefix(rel, ".."+string(filepath.Separator)) {
+		return &artifact.Error{
+			Kind: artifact.KindUsage, Op: "choosing directories", Place: "--keys " + s.Keys,
+			Message: "lies under the cache, which CI carries between jobs", Remedy: "give --keys DIR outside " + s.Cache,
+		}
+	}
+	return nil
+}
+
+func lookup(environ []string, name string) string {
+	for i := len(environ) - 1; i >= 0; i-- {
+		if k, v, ok := strings.Cut(environ[i], "="); ok && k == name {
+			return v
+		}
+	}
+	return ""
+}
+
+// private makes a directory only its owner can enter.
+func private(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return &artifact.Error{
+			Kind: artifact.KindUsage, Op: "making directory", Place: dir, Err: err,
+			Remedy: "give a directory you can write to, for example --state DIR",
+		}
+	}
+	return nil
+}
