@@ -1,0 +1,108 @@
+// Package core is the engine itself: BuildKit's solver, cache, content store
+// and Dockerfile frontend as libraries, run in a child process of the same
+// executable, with one worker whose steps our own executor runs.
+//
+// The package has two sides. In the main process StartChild starts the engine
+// child and Probe says whether it can run here. In the child ChildMain sees
+// from the arguments what the process is for and, for the engine, opens a Core
+// and hands it to the front that serves clients.
+package core
+
+import (
+	"context"
+	"io"
+	"net"
+	"time"
+
+	"github.com/moby/buildkit/client"
+)
+
+// BaseHost is the registry host that stands for Options.ImagesAddr: references
+// to it stay the same whatever port the loopback registry got.
+const BaseHost = "base.drydock.internal"
+
+// TierNamespaces is the tier T1: every step in namespaces of its own.
+const TierNamespaces = "T1"
+
+// Options says where the engine keeps its state and what it may reach.
+type Options struct {
+	// Root is the state directory. One engine uses it at a time.
+	Root string
+	// GatewaySocket is the unix socket of the mirror gateway; "" leaves the
+	// steps with loopback only.
+	GatewaySocket string
+	// ImagesAddr is host:port of the loopback registry that BaseHost stands
+	// for; "" refuses such references.
+	ImagesAddr string
+	// LockWait is how long to wait for another engine to leave Root before
+	// giving up; 0 is ten seconds.
+	LockWait time.Duration
+	// Owner is the process id that a competing engine is told; 0 is this one.
+	Owner int
+	// Log receives the engine's own log; nil discards it.
+	Log io.Writer
+}
+
+// Core is a running engine inside the engine child.
+type Core struct {
+	client *client.Client
+	close  func() error
+}
+
+// Client talks to the engine's controller over a private connection inside
+// the process. It is closed with the Core.
+func (c *Core) Client() *client.Client { return c.client }
+
+// Close stops the engine and closes its databases.
+func (c *Core) Close() error { return c.close() }
+
+// Serve is the front: it serves clients on the listener until ctx is done.
+type Serve func(ctx context.Context, c *Core, l net.Listener) error
+
+// ChildConfig says how to start an engine child.
+type ChildConfig struct {
+	// Program is the executable re-executed; its main must call ChildMain
+	// first. "" is this executable.
+	Program string
+	// Root, GatewaySocket, ImagesAddr and LockWait are as in Options.
+	Root, GatewaySocket, ImagesAddr string
+	LockWait                        time.Duration
+	// Environ is the caller's environment. Nothing of it reaches the child;
+	// its PATH is where newuidmap is looked for.
+	Environ []string
+	// Log receives what the child writes to its log; nil discards it.
+	Log io.Writer
+}
+
+// Child is a running engine child as the main process sees it. The child ends
+// when Close is called or when this process ends, however it ends.
+type Child struct {
+	Socket string          // unix socket on which the child serves
+	Tier   string          // the tier it runs steps in
+	Mode   string          // "root" (identity map) or "rootless" (user namespace)
+	Done   <-chan struct{} // closed when the child has ended
+
+	stop func() error
+	err  func() error
+}
+
+// Close asks the child to end, waits, and kills it if it does not.
+func (c *Child) Close() error { return c.stop() }
+
+// Err says how the child ended; nil before that and after a clean end.
+func (c *Child) Err() error { return c.err() }
+
+// Finding is one thing the engine needs of this host.
+type Finding struct {
+	Name   string // what was looked at
+	OK     bool
+	Detail string // what was seen
+	Remedy string // what to change when it is not OK
+}
+
+// Report is what Probe found.
+type Report struct {
+	Tier     string // "T1", or "" when no tier can run
+	Mode     string // "root" or "rootless"
+	Findings []Finding
+}

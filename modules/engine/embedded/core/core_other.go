@@ -1,0 +1,37 @@
+//go:build !linux
+
+package core
+
+import (
+	"context"
+	"runtime"
+
+	"drydock/modules/artifact"
+)
+
+func unsupported(op string) error {
+	return &artifact.Error{
+		Kind: artifact.KindFault, Op: op,
+		Message: "the embedded engine needs Linux, this is " + runtime.GOOS,
+		Remedy:  "run drydock on Linux, or give it a Dagger Engine",
+	}
+}
+
+// New needs Linux.
+func New(context.Context, Options) (*Core, error) { return nil, unsupported("opening the engine") }
+
+// StartChild needs Linux.
+func StartChild(context.Context, ChildConfig) (*Child, error) {
+	return nil, unsupported("starting the engine")
+}
+
+// ChildMain handles nothing: there is no engine child on this system.
+func ChildMain([]string, Serve) (handled bool, exit int) { return false, 0 }
+
+// Probe reports that the embedded engine needs Linux.
+func Probe(context.Context) (Report, error) {
+	err := unsupported("probing")
+	return Report{Findings: []Finding{{
+		Name: "operating system", Detail: err.Error(), Remedy: "run drydock on Linux, or give it a Dagger Engine",
+	}}}, nil
+}
