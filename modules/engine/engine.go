@@ -1,0 +1,127 @@
+// Package engine connects the modules to what executes their steps: a Dagger
+// Engine when the environment names one, else the embedded engine, a child
+// process that answers the same API on BuildKit. Modules see a *dagger.Client
+// and never know which.
+package engine
+
+import (
+	"context"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"dagger.io/dagger"
+
+	"drydock/modules/artifact"
+)
+
+// The kinds Config.Kind and Engine.Kind take.
+const (
+	KindAuto     = "auto"     // a Dagger Engine if the environment names one, else embedded
+	KindEmbedded = "embedded" // our own
+	KindDagger   = "dagger"   // a Dagger Engine
+)
+
+// BaseHost is the host name under which the embedded engine knows base images.
+// It resolves it to Config.Images, so that references, and with them cache
+// keys, stay the same whatever port the images are served on.
+const BaseHost = "base.drydock.internal"
+
+// Config says which engine and with what around it. The zero value is the
+// automatic choice with steps that have no network at all.
+type Config struct {
+	Kind     string   // KindAuto (also ""), KindEmbedded or KindDagger
+	CacheDir string   // state of the embedded engine lives under CacheDir/engine
+	Gateway  string   // path of the gateway's unix socket; "" = steps have no network at all
+	Images   string   // host:port of the loopback OCI registry that serves bases (plain HTTP)
+	Program  string   // executable re-executed as engine child; "" = os.Executable
+	Environ  []string // the environment the choice of engine reads; the embedded engine gets none of it
+	Workdir  string   // what relative host paths are relative to; "" = the process's working directory
+
+	Log      io.Writer   // the engine's own log; nil discards it
+	Progress func(Event) // nil-able; called from one goroutine, must not block for long
+}
+
+// What an Event says.
+const (
+	EventStarted = "started" // a step began
+	EventLog     = "log"     // a step wrote a line
+	EventDone    = "done"    // a step ended: Cached or Error say how
+)
+
+// Event is one thing that happened to one step.
+type Event struct {
+	Kind   string    `json:"kind"` // EventStarted, EventLog or EventDone
+	Time   time.Time `json:"time"`
+	Step   string    `json:"step"`            // vertex digest
+	Name   string    `json:"name"`            // human name: "RUN apt-get update"
+	Build  string    `json:"build,omitempty"` // name of the image build it belongs to, if any
+	Cached bool      `json:"cached,omitempty"`
+	Stream int       `json:"stream,omitempty"` // 1 stdout, 2 stderr
+	Text   string    `json:"text,omitempty"`   // a log line, without its newline
+	Error  string    `json:"error,omitempty"`
+}
+
+// Engine is a connection. Close it when done; that ends an embedded engine and
+// every step it runs.
+type Engine struct {
+	Client   *dagger.Client
+	Kind     string // KindEmbedded or KindDagger
+	Tier     string // how the embedded engine isolates steps: "T1", "T2"; "" for a Dagger Engine
+	Version  string
+	Hermetic bool // steps reach nothing but the gateway; true for the embedded engine only
+
+	images string
+	close  func() error
+	once   sync.Once
+	err    error
+}
+
+// Connect picks an engine and connects to it. ctx bounds connecting only; the
+// engine lives until Close.
+func Connect(ctx context.Context, cfg Config) (*Engine, error) {
+	if cfg.Log == nil {
+		cfg.Log = io.Discard
+	}
+	kind, err := choose(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if kind == KindDagger {
+		return connectDagger(ctx, cfg)
+	}
+	return connectEmbedded(ctx, cfg)
+}
+
+// ImageRef is how a Dockerfile's FROM or Container.From must spell an image
+// that Config.Images serves.
+func (e *Engine) ImageRef(repository string, d artifact.Digest) string {
+	host := e.images
+	if e.Kind == KindEmbedded {
+		host = BaseHost
+	}
+	return host + "/" + repository + "@" + string(d)
+}
+
+// Close ends the connection, and an embedded engine with every step. It may be
+// called more than once.
+func (e *Engine) Close() error {
+	e.once.Do(func() {
+		if e.close != nil {
+			e.err = e.close()
+		}
+	})
+	return e.err
+}
+
+// environment is a lookup in "KEY=value" pairs; the last one wins, as in exec.
+func environment(environ []string, key string) string {
+	value := ""
+	for _, pair := range environ {
+		if k, v, ok := strings.Cut(pair, "="); ok && k == key {
+			value = v
+		}
+	}
+	return value
+}
