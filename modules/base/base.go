@@ -1,0 +1,130 @@
+// Package base makes the images others build on.
+//
+// A base of kind debian is bootstrapped from the Debian mirror: its packages
+// are resolved and verified in Go, then either unpacked to a layer (variant
+// minimal: no maintainer script runs, so any platform can be made anywhere) or
+// configured with dpkg inside the engine (variant full). A base of kind oci is
+// an upstream image taken by digest through an OCI mirror. What a base is made
+// of stands in its Lock, and its digest follows from that.
+package base
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"dagger.io/dagger"
+
+	"drydock/modules/artifact"
+	"drydock/modules/mirror"
+)
+
+// The kinds and variants of a Spec.
+const (
+	KindDebian     = "debian"
+	KindOCI        = "oci"
+	VariantMinimal = "minimal"
+	VariantFull    = "full"
+)
+
+// Spec is a base as the catalog asks for it.
+type Spec struct {
+	Name      string
+	Kind      string // KindDebian or KindOCI
+	Variant   string // of a debian base: VariantMinimal or VariantFull
+	Suite     string // Debian suite; "" is the one the mirror settings lead to
+	Packages  []string
+	Go        string // toolchain: 1.25 (its newest patch release) or 1.25.3; "" is none
+	Image     string // of an oci base: path@sha256:…
+	User      string // "" is 65532:65532 for minimal, root for full, the image's own for oci
+	Platforms []artifact.Platform
+	Env       map[string]string
+	Place     string // file:line, for errors
+}
+
+// Result is a base that was built, or found built.
+type Result struct {
+	Layout    string                     // OCI image layout directory
+	Digest    artifact.Digest            // of the index, or of the only manifest
+	Platforms map[string]artifact.Digest // manifest by platform
+	Materials []artifact.Material
+	Lock      *Lock    // with digests; the given one unless something changed
+	Changed   []string // why Lock is not the given one, a line for each difference
+	Cached    bool     // nothing was built
+}
+
+// Builder builds bases into a cache directory. Its methods may be called
+// concurrently.
+type Builder struct {
+	Mirrors *mirror.Set
+	// Engine gives the client full bases are configured with. It is called only
+	// when a step must run; nil refuses to build full bases that are not cached.
+	Engine   func(context.Context) (*dagger.Client, error)
+	CacheDir string            // finished layouts and layers live here
+	Locked   bool              // refuse to replace what the mirror no longer serves
+	Log      func(line string) // progress, nil-able
+
+	steps sync.Mutex // one bootstrap at a time: bases that share a layer find it done
+}
+
+func (b *Builder) logf(format string, args ...any) {
+	if b.Log != nil {
+		b.Log(fmt.Sprintf(format, args...))
+	}
+}
+
+// check refuses a Spec nothing can be made of.
+func (s Spec) check() error {
+	bad := func(message, remedy string) error {
+		return &artifact.Error{
+			Kind: artifact.KindUsage, Op: "reading base " + s.Name, Place: s.Place,
+			Message: message, Remedy: remedy,
+		}
+	}
+	if s.Name == "" {
+		return bad("it has no name", "give it one")
+	}
+	switch s.Kind {
+	case KindDebian:
+		if s.Variant != VariantMinimal && s.Variant != VariantFull {
+			return bad(fmt.Sprintf("unknown variant %q", s.Variant), "write minimal or full")
+		}
+		if s.Image != "" {
+			return bad("a debian base takes no image", "remove it, or make the kind oci")
+		}
+		if len(s.Platforms) == 0 {
+			return bad("it names no platform", "write for example linux/amd64")
+		}
+	case KindOCI:
+		if len(s.Packages) > 0 || s.Go != "" || s.Variant != "" {
+			return bad("an oci base takes no packages, toolchain or variant", "put them in the Dockerfile that builds on it")
+		}
+	default:
+		return bad(fmt.Sprintf("unknown kind %q", s.Kind), "write debian or oci")
+	}
+	seen := map[string]bool{}
+	for _, p := range s.Platforms {
+		if seen[p.String()] {
+			return bad("platform "+p.String()+" is named twice", "name it once")
+		}
+		seen[p.String()] = true
+		if p.OS != "linux" || (p.Variant != "" && s.Kind == KindDebian) {
+			return bad("no base for platform "+p.String(), "name a linux platform without a variant")
+		}
+	}
+	return nil
+}
+
+// request is what of the Spec decides the base's content: the lock keeps it, so
+// that a lock of another Spec is noticed.
+func (s Spec) request() Request {
+	r := Request{
+		Packages: slices.Clone(s.Packages), Go: s.Go, Image: s.Image, User: s.User,
+		Env: maps.Clone(s.Env),
+	}
+	slices.Sort(r.Packages)
+	r.Packages = slices.Compact(r.Packages)
+	return r
+}
