@@ -1,0 +1,117 @@
+// Package image builds images: a context and a Dockerfile in, one archive per
+// platform out that is the same bytes whoever builds it, and the layout that
+// joins the platforms.
+package image
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"dagger.io/dagger"
+
+	"drydock/modules/artifact"
+	"drydock/modules/steprun"
+	"drydock/modules/steprun/wire"
+)
+
+const (
+	// dockerfileName is what the rewritten Dockerfile is called in the context
+	// the engine sees; nothing else can have this name.
+	dockerfileName = ".drydock.Dockerfile"
+	// BuildArgEpoch and BuildArgName are the build arguments every build gets:
+	// the time it is to believe in and the name its materials are filed under.
+	BuildArgEpoch = "SOURCE_DATE_EPOCH"
+	BuildArgName  = "DRYDOCK_BUILD"
+)
+
+// Source is one image to build for one platform.
+type Source struct {
+	Name       string   // names the build in the materials
+	ContextDir string   // on this host; "" builds from the Dockerfile alone
+	Ignore     []string // .dockerignore patterns; what they exclude is never sent and changes no key
+	Dockerfile []byte   // with every FROM already a digest
+	Target     string   // stage; "" is the last
+	Args       map[string]string
+	Platform   artifact.Platform
+	Epoch      int64             // seconds; every time in the result
+	BaseLayers []artifact.Digest // diff ids of the base's layers, kept as the bytes they are
+}
+
+// Built is one platform's archive, still in the engine, and what it holds.
+type Built struct {
+	wire.Image
+	Tar *dagger.File // OCI archive
+}
+
+// Build builds s and normalizes the result. The engine caches both by content.
+func Build(ctx context.Context, c *dagger.Client, stepBin string, s Source) (*Built, error) {
+	tarball := container(c, s).AsTarball()
+	args := []string{"normalize", "--in", "/in/image.tar", "--out", "/out/image.tar",
+		"--out-json", "/out/image.json", "--epoch", strconv.FormatInt(s.Epoch, 10)}
+	if s.Platform.OS != "" {
+		args = append(args, "--platform", s.Platform.String())
+	}
+	if len(s.BaseLayers) > 0 {
+		args = append(args, "--base-layers", joinDigests(s.BaseLayers))
+	}
+	run := steprun.Container(c, steprun.Call{
+		Binary: stepBin, Args: args,
+		Files: map[string]*dagger.File{"/in/image.tar": tarball},
+	})
+	raw, err := run.File("/out/image.json").Contents(ctx)
+	if err != nil {
+		return nil, steprun.Explain(ctx, "building image", s.Name, err)
+	}
+	built := &Built{Tar: run.File("/out/image.tar")}
+	if err := json.Unmarshal([]byte(raw), &built.Image); err != nil {
+		return nil, fmt.Errorf("reading what the normalize step wrote: %w", err)
+	}
+	return built, nil
+}
+
+// Export writes the archive to a file of this host.
+func (b *Built) Export(ctx context.Context, path string) error {
+	if _, err := b.Tar.Export(ctx, path); err != nil {
+		return steprun.Explain(ctx, "exporting image archive", path, err)
+	}
+	return nil
+}
+
+// container is the image as the engine builds it from the Dockerfile.
+func container(c *dagger.Client, s Source) *dagger.Container {
+	dir := c.Directory()
+	if s.ContextDir != "" {
+		// The frontend applies .dockerignore only to a context it fetches itself,
+		// so it is applied here, and the file is left out with what it names.
+		exclude := append(append([]string{}, s.Ignore...), ".dockerignore", dockerfileName+"*")
+		dir = c.Host().Directory(s.ContextDir, dagger.HostDirectoryOpts{Exclude: exclude})
+	}
+	dir = dir.WithNewFile(dockerfileName, string(s.Dockerfile)).
+		// COPY . must not carry our file into the image.
+		WithNewFile(dockerfileName+".dockerignore", dockerfileName+"\n"+dockerfileName+".dockerignore\n")
+	opts := dagger.DirectoryDockerBuildOpts{
+		Dockerfile: dockerfileName, Target: s.Target,
+		BuildArgs: []dagger.BuildArg{{Name: BuildArgEpoch, Value: strconv.FormatInt(s.Epoch, 10)}},
+	}
+	if s.Platform.OS != "" {
+		opts.Platform = dagger.Platform(s.Platform.String())
+	}
+	if s.Name != "" {
+		opts.BuildArgs = append(opts.BuildArgs, dagger.BuildArg{Name: BuildArgName, Value: s.Name})
+	}
+	for _, k := range sortedKeys(s.Args) {
+		opts.BuildArgs = append(opts.BuildArgs, dagger.BuildArg{Name: k, Value: s.Args[k]})
+	}
+	return dir.DockerBuild(opts)
+}
+
+func joinDigests(ds []artifact.Digest) string {
+	out := make([]string, len(ds))
+	for i, d := range ds {
+		out[i] = string(d)
+	}
+	return strings.Join(out, ",")
+}
