@@ -3,19 +3,38 @@
 // place without moving a line.
 package dockerfile
 
-import "drydock/modules/artifact"
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"drydock/modules/artifact"
+
+	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	"github.com/moby/buildkit/frontend/dockerfile/shell"
+)
+
+// scratch is the name of the empty image (dockerfile2llb's emptyImageName).
+const scratch = "scratch"
 
 // File is one parsed Dockerfile.
 type File struct {
 	Name   string // as given to Parse, used in errors
 	Syntax string // reference in a "# syntax=" directive, "" if there is none
 	Stages []Stage
+
 	data   []byte
+	escape rune
+	meta   []instructions.ArgCommand
+	code   []statement
 }
 
 // Stage is one FROM and what follows it.
 type Stage struct {
-	Name string // after AS, "" if unnamed
+	Name string // after AS, lower case, "" if unnamed
 	From From
 }
 
@@ -32,24 +51,177 @@ type BaseRef struct {
 	Ref         string // with build arguments put in
 	Line        int
 	Instruction string // FROM, COPY or RUN
-	Platform    string // --platform with known arguments put in; "" is the target platform
+	Platform    string // --platform with build arguments put in (as written where one is not known); "" is the target platform
+}
+
+// statement is one instruction after the global ARGs.
+type statement struct {
+	node  *parser.Node
+	stage int
+	cmd   any // *instructions.Stage or instructions.Command
 }
 
 // Parse reads a Dockerfile; name is its path, for errors.
 func Parse(name string, data []byte) (*File, error) {
-	return nil, &artifact.Error{Op: "reading", Place: name}
+	f := &File{Name: name, data: data}
+	f.Syntax, _, _, _ = parser.DetectSyntax(data)
+	if err := f.checkSyntax(); err != nil {
+		return nil, err
+	}
+	res, err := parser.Parse(bytes.NewReader(data))
+	if err != nil {
+		return nil, f.fault(lineOf(err), err, "")
+	}
+	f.escape = res.EscapeToken
+	for _, n := range res.AST.Children {
+		if err := f.add(n); err != nil {
+			return nil, err
+		}
+	}
+	if len(f.Stages) == 0 {
+		return nil, f.fault(1, errors.New("no FROM instruction"), "begin the first stage with FROM and a base of the catalog")
+	}
+	env, err := f.globals(nil)
+	if err != nil {
+		return nil, err
+	}
+	for i := range f.Stages {
+		from := &f.Stages[i].From
+		res, err := shell.NewLex(f.escape).ProcessWordWithMatches(from.Raw, env)
+		if err != nil {
+			return nil, f.fault(from.Line, err, "")
+		}
+		if len(res.Unmatched) == 0 {
+			from.Name = res.Result
+		}
+	}
+	return f, nil
 }
 
-// Bases lists the references to images that are no stage of the file, in
-// order, with the given build arguments (and where none is given, defaults).
-func (f *File) Bases(args map[string]string) ([]BaseRef, error) { return nil, nil }
-
-// Rewrite gives the Dockerfile with every reference Bases lists replaced by
-// what spell makes of it. Every line keeps its number.
-func (f *File) Rewrite(args map[string]string, spell func(ref string) (string, error)) ([]byte, error) {
-	return f.data, nil
+// checkSyntax refuses a frontend that is not the Dockerfile language: the
+// engine has that one built in and fetches no other.
+func (f *File) checkSyntax() error {
+	if f.Syntax == "" {
+		return nil
+	}
+	repo, _, _ := strings.Cut(f.Syntax, "@")
+	if i := strings.LastIndex(repo, ":"); i > strings.LastIndex(repo, "/") {
+		repo = repo[:i]
+	}
+	repo = strings.TrimPrefix(repo, "docker.io/")
+	if repo == "docker/dockerfile" || repo == "docker/dockerfile-upstream" {
+		return nil
+	}
+	return f.fault(f.syntaxLine(), fmt.Errorf("the syntax directive names the frontend %s, and frontends are not fetched", f.Syntax),
+		"remove the directive, or name docker/dockerfile:1, which is built in")
 }
 
-// ContextPaths lists the paths of the build context the file copies from,
-// cleaned, relative to the context; "." is all of it. Wildcards are kept.
-func (f *File) ContextPaths() []string { return nil }
+func (f *File) syntaxLine() int {
+	if _, _, loc, ok := parser.DetectSyntax(f.data); ok && len(loc) > 0 {
+		return max(loc[0].Start.Line, 1)
+	}
+	return 1
+}
+
+// add appends one instruction, as instructions.Parse does, keeping its node.
+func (f *File) add(n *parser.Node) error {
+	cmd, err := instructions.ParseInstruction(n)
+	if err != nil {
+		return f.fault(n.StartLine, err, "")
+	}
+	switch c := cmd.(type) {
+	case *instructions.ArgCommand:
+		if len(f.Stages) == 0 {
+			f.meta = append(f.meta, *c)
+			return nil
+		}
+	case *instructions.Stage:
+		f.Stages = append(f.Stages, Stage{
+			Name: c.Name,
+			From: From{Line: n.StartLine, Raw: c.BaseName, Platform: c.Platform},
+		})
+	}
+	if len(f.Stages) == 0 {
+		return f.fault(n.StartLine, fmt.Errorf("%s before the first FROM", strings.ToUpper(n.Value)), "only ARG may stand before FROM")
+	}
+	f.code = append(f.code, statement{node: n, stage: len(f.Stages) - 1, cmd: cmd})
+	return nil
+}
+
+// globals is the environment FROM lines are expanded in: the given arguments
+// BuildKit sets by itself, and the ARGs before the first FROM.
+func (f *File) globals(args map[string]string) (values, error) {
+	env := values{}
+	for _, k := range automatic {
+		if v, ok := args[k]; ok {
+			env[k] = v
+		}
+	}
+	lex := shell.NewLex(f.escape)
+	for _, cmd := range f.meta {
+		for _, kp := range cmd.Args {
+			if v, ok := args[kp.Key]; ok {
+				env[kp.Key] = v
+				continue
+			}
+			if kp.Value == nil {
+				continue
+			}
+			res, err := lex.ProcessWordWithMatches(*kp.Value, env)
+			if err != nil {
+				return nil, f.fault(lineOf(parser.WithLocation(err, cmd.Location())), err, "")
+			}
+			env[kp.Key] = res.Result
+		}
+	}
+	return env, nil
+}
+
+// automatic are the arguments BuildKit defines without an ARG line
+// (dockerfile2llb's defaultArgs).
+var automatic = [...]string{
+	"BUILDPLATFORM", "BUILDOS", "BUILDARCH", "BUILDVARIANT",
+	"TARGETPLATFORM", "TARGETOS", "TARGETARCH", "TARGETVARIANT", "TARGETSTAGE",
+}
+
+// values is a shell.EnvGetter.
+type values map[string]string
+
+func (v values) Get(k string) (string, bool) { s, ok := v[k]; return s, ok }
+
+func (v values) Keys() []string {
+	keys := make([]string, 0, len(v))
+	for k := range v {
+		keys = append(keys, k)
+	}
+	return keys
+}
+
+// fault is an error at a line of the file.
+func (f *File) fault(line int, err error, remedy string) error {
+	if remedy == "" {
+		remedy = "mend the Dockerfile at that line"
+	}
+	var le *parser.LocationError
+	if errors.As(err, &le) && le.Unwrap() != nil {
+		err = le.Unwrap()
+	}
+	return &artifact.Error{
+		Kind: artifact.KindUsage, Op: "reading Dockerfile",
+		Place: f.Name + ":" + strconv.Itoa(line), Message: err.Error(), Remedy: remedy,
+	}
+}
+
+// lineOf is the first line a parser error speaks of.
+func lineOf(err error) int {
+	var le *parser.LocationError
+	if !errors.As(err, &le) {
+		return 1
+	}
+	for _, ranges := range le.Locations {
+		for _, r := range ranges {
+			return max(r.Start.Line, 1)
+		}
+	}
+	return 1
+}

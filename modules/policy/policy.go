@@ -96,11 +96,11 @@ type Signature struct {
 
 // Provenance asks for SLSA provenance and judges what it says.
 type Provenance struct {
-	Mode      Mode     `yaml:"mode" json:"mode"`
-	Builders  []string `yaml:"builders,omitempty" json:"builders,omitempty"` // globs of builder ids; none: any
-	Hermetic  bool     `yaml:"hermetic" json:"hermetic"`                     // a build that was not hermetic fails
-	AllowDirt bool     `yaml:"allowDirty" json:"allowDirty"`                 // admit a context that was not a clean commit
-	Tiers     []string `yaml:"tiers,omitempty" json:"tiers,omitempty"`       // engine tiers admitted; none: any
+	Mode       Mode     `yaml:"mode" json:"mode"`
+	Builders   []string `yaml:"builders,omitempty" json:"builders,omitempty"` // globs of builder ids; none: any
+	Hermetic   bool     `yaml:"hermetic" json:"hermetic"`                     // a build that was not hermetic fails
+	AllowDirty bool     `yaml:"allowDirty" json:"allowDirty"`                 // admit a context that was not a clean commit
+	Tiers      []string `yaml:"tiers,omitempty" json:"tiers,omitempty"`       // engine tiers admitted; none: any
 }
 
 // SBOM asks for a bill of materials of every platform.
