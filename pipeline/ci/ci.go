@@ -88,10 +88,11 @@ func Detect(environ []string) CI {
 	default:
 		c = CI{Kind: None, Trigger: Local}
 	}
+	if c.Kind == Azure || c.Kind == Generic { // the others say it themselves
+		c.Protected = matchesAny(e.get("DRYDOCK_PROTECTED_REFS"), c.Ref)
+	}
 	if c.Trigger == ChangeRequest {
 		c.Protected = false
-	} else if refs := e.get("DRYDOCK_PROTECTED_REFS"); refs != "" && c.InCI() {
-		c.Protected = matchesAny(refs, c.Ref)
 	}
 	return c
 }

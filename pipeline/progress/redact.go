@@ -78,7 +78,8 @@ type redactor struct {
 
 	mu      sync.Mutex
 	pending []byte
-	covered int // leading bytes of pending that are part of a secret already replaced
+	covered int  // leading bytes of pending that are part of a secret already replaced
+	inside  bool // the last byte passed on was part of a secret
 }
 
 // Write passes p on, except for an end that may be the start of a secret.
@@ -126,17 +127,16 @@ func (r *redactor) pass(hold int) error {
 	}
 	maskAll(mask, r.pending, r.secrets)
 	var out []byte
-	inside := r.covered > 0
 	for i := range hold {
 		if !mask[i] {
 			out = append(out, r.pending[i])
-		} else if !inside {
+		} else if !r.inside {
 			out = append(out, redacted...)
 		}
-		inside = mask[i]
+		r.inside = mask[i]
 	}
 	r.covered = 0
-	if inside {
+	if r.inside {
 		for i := hold; i < len(mask) && mask[i]; i++ {
 			r.covered++
 		}
