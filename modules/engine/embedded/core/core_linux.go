@@ -9,7 +9,9 @@ import (
 func New(ctx context.Context, o Options) (*Core, error) { return nil, errors.New("not yet") }
 
 // StartChild starts the engine child.
-func StartChild(ctx context.Context, c ChildConfig) (*Child, error) { return nil, errors.New("not yet") }
+func StartChild(ctx context.Context, c ChildConfig) (*Child, error) {
+	return nil, errors.New("not yet")
+}
 
 // ChildMain runs the process if its arguments say it is a child of the engine.
 func ChildMain(args []string, serve Serve) (handled bool, exit int) { return false, 0 }
