@@ -2,24 +2,382 @@ package base
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
 
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"drydock/modules/artifact"
+	"drydock/modules/base/layout"
+	"drydock/modules/base/rootfs"
 	"drydock/modules/mirror"
 )
 
-var errSoon = errors.New("not there yet")
+// layerFormat is part of the name finished layers are kept under: it counts up
+// when the code makes other bytes of the same packages.
+const layerFormat = 1
 
-// Resolve locks the newest packages the mirrors serve. The lock has no digests
-// yet: Build fills them in.
-func Resolve(ctx context.Context, m *mirror.Set, spec Spec) (*Lock, error) { return nil, errSoon }
+const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// Build makes the base the lock describes, or finds it in the cache.
+// Build makes the base the lock describes, or finds it in the cache. Without a
+// lock, or when the mirror no longer serves a locked file, it takes the newest
+// there is and says so in Result.Changed; a Locked builder refuses instead.
 func (b *Builder) Build(ctx context.Context, spec Spec, lock *Lock) (*Result, error) {
-	return nil, errSoon
+	if err := spec.check(); err != nil {
+		return nil, err
+	}
+	update := "drydock base update " + spec.Name
+	if lock == nil || lock.Digest == "" {
+		if b.Locked {
+			return nil, &artifact.Error{
+				Kind: artifact.KindFault, Op: "building base " + spec.Name, Place: spec.Place,
+				Message: "it has no lock with a digest, and --locked was asked for", Remedy: update,
+			}
+		}
+		if lock == nil {
+			r, err := b.Update(ctx, spec, nil)
+			if err == nil {
+				r.Changed = []string{"there was no lock: the newest packages were taken"}
+			}
+			return r, err
+		}
+	}
+	if why := lock.fits(spec); why != "" {
+		return nil, &artifact.Error{
+			Kind: artifact.KindUsage, Op: "building base " + spec.Name, Place: spec.Place, Message: why, Remedy: update,
+		}
+	}
+	if r := b.cached(lock); r != nil {
+		return r, nil
+	}
+	r, err := b.make(ctx, spec, lock)
+	if !errors.Is(err, mirror.ErrNotFound) {
+		return r, err
+	}
+	if b.Locked {
+		return nil, &artifact.Error{
+			Kind: artifact.KindFault, Op: "building base " + spec.Name, Place: spec.Place,
+			Message: "the mirror no longer serves what is locked", Remedy: update, Err: err,
+		}
+	}
+	b.logf("base %s: the mirror no longer serves what is locked, taking the newest: %v", spec.Name, err)
+	r, uerr := b.Update(ctx, spec, lock)
+	if uerr != nil {
+		return nil, uerr
+	}
+	r.Changed = append([]string{"the mirror no longer serves what is locked: " + err.Error()}, r.Changed...)
+	return r, nil
 }
 
 // Update resolves the base anew and builds it; old, which may be nil, is only
 // what Result.Changed compares with.
 func (b *Builder) Update(ctx context.Context, spec Spec, old *Lock) (*Result, error) {
-	return nil, errSoon
+	next, err := Resolve(ctx, b.Mirrors, spec)
+	if err != nil {
+		return nil, err
+	}
+	if old != nil && old.Digest != "" && old.fits(spec) == "" && len(Changes(old, next)) == 0 {
+		next = old.clone() // the digest is known then, and checked
+	}
+	r := b.cached(next)
+	if r == nil {
+		if r, err = b.make(ctx, spec, next); err != nil {
+			return nil, err
+		}
+	}
+	if old != nil {
+		r.Changed = Changes(old, r.Lock)
+	}
+	return r, nil
+}
+
+// record is what is kept beside a finished layout.
+type record struct {
+	Version   int                 `json:"version"`
+	Materials []artifact.Material `json:"materials"`
+}
+
+// cached finds a finished base by the lock's digest. A layout is renamed into
+// its place when it is whole, so that it is there is all there is to check.
+func (b *Builder) cached(lock *Lock) *Result {
+	if lock.Digest == "" {
+		return nil
+	}
+	dir := filepath.Join(b.CacheDir, lock.Digest.Hex())
+	if _, err := os.Stat(filepath.Join(dir, v1.ImageIndexFile)); err != nil {
+		return nil
+	}
+	var rec record
+	data, err := os.ReadFile(dir + ".json")
+	if err != nil || json.Unmarshal(data, &rec) != nil || rec.Version != 1 {
+		return nil
+	}
+	r := &Result{
+		Layout: dir, Digest: lock.Digest, Platforms: map[string]artifact.Digest{},
+		Materials: rec.Materials, Lock: lock, Cached: true,
+	}
+	for _, t := range lock.Platforms {
+		if t.Digest == "" {
+			return nil
+		}
+		r.Platforms[t.Platform.String()] = t.Digest
+	}
+	return r
+}
+
+// make fetches and builds what the lock says, checks the digests it knows and
+// fills in those it does not.
+func (b *Builder) make(ctx context.Context, spec Spec, lock *Lock) (r *Result, err error) {
+	if b.Mirrors == nil {
+		return nil, &artifact.Error{
+			Kind: artifact.KindInternal, Op: "building base " + spec.Name, Message: "no mirrors were handed in",
+		}
+	}
+	if err := os.MkdirAll(filepath.Join(b.CacheDir, "layers"), 0o755); err != nil {
+		return nil, b.cacheError(spec, err)
+	}
+	tmp, err := os.MkdirTemp(b.CacheDir, ".build-*")
+	if err != nil {
+		return nil, b.cacheError(spec, err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
+
+	w, err := layout.NewWriter(filepath.Join(tmp, "layout"))
+	if err != nil {
+		return nil, b.cacheError(spec, err)
+	}
+	done := lock.clone()
+	r = &Result{Platforms: map[string]artifact.Digest{}, Lock: done}
+	if spec.Kind == KindOCI {
+		r.Digest, err = b.copyImage(ctx, w, done, r)
+	} else {
+		r.Digest, err = b.makeDebian(ctx, w, spec, done, r, tmp)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := agree(lock, r); err != nil {
+		return nil, err
+	}
+	done.Digest = r.Digest
+	for i := range done.Platforms {
+		done.Platforms[i].Digest = r.Platforms[done.Platforms[i].Platform.String()]
+	}
+	if err := b.keep(filepath.Join(tmp, "layout"), r); err != nil {
+		return nil, b.cacheError(spec, err)
+	}
+	return r, nil
+}
+
+func (b *Builder) cacheError(spec Spec, err error) error {
+	return &artifact.Error{
+		Kind: artifact.KindFault, Op: "building base " + spec.Name, Place: b.CacheDir,
+		Remedy: "make the cache directory writable and give it space, or name another with --cache", Err: err,
+	}
+}
+
+// agree holds the digests of a lock against what came out.
+func agree(lock *Lock, r *Result) error {
+	differ := func(what string, want, have artifact.Digest) error {
+		return &artifact.Error{
+			Kind: artifact.KindInternal, Op: "building base " + lock.Name, Place: what,
+			Message: fmt.Sprintf("its digest is %s, the lock says %s", have, want),
+			Remedy: "build it with the program the lock was made with, or look at what changed after: drydock base update " +
+				lock.Name,
+		}
+	}
+	for _, t := range lock.Platforms {
+		if have := r.Platforms[t.Platform.String()]; t.Digest != "" && t.Digest != have {
+			return differ(t.Platform.String(), t.Digest, have)
+		}
+	}
+	if lock.Digest != "" && lock.Digest != r.Digest {
+		return differ("", lock.Digest, r.Digest)
+	}
+	return nil
+}
+
+// keep moves a finished layout to its place: the record first, so that a
+// layout that is there has one.
+func (b *Builder) keep(from string, r *Result) error {
+	r.Layout = filepath.Join(b.CacheDir, r.Digest.Hex())
+	data, err := json.Marshal(record{Version: 1, Materials: r.Materials})
+	if err != nil {
+		return err
+	}
+	if err := writeWhole(r.Layout+".json", data); err != nil {
+		return err
+	}
+	if _, err := os.Stat(filepath.Join(r.Layout, v1.ImageIndexFile)); err == nil {
+		return nil // somebody else was faster; the digest says it is the same
+	}
+	if err := os.RemoveAll(r.Layout); err != nil {
+		return err
+	}
+	return os.Rename(from, r.Layout)
+}
+
+func writeWhole(to string, data []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(to), ".write-*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Chmod(0o644), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), to)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
+}
+
+// makeDebian builds every platform of a debian base.
+func (b *Builder) makeDebian(ctx context.Context, w *layout.Writer, spec Spec, lock *Lock, r *Result, tmp string) (artifact.Digest, error) {
+	var images []v1.Descriptor
+	for i := range lock.Platforms {
+		t := &lock.Platforms[i]
+		in, materials, err := b.fetchTarget(ctx, t)
+		if err != nil {
+			return "", err
+		}
+		r.Materials = append(r.Materials, materials...)
+		layers, err := b.layers(ctx, lock, t, in, tmp)
+		if err != nil {
+			return "", err
+		}
+		desc, err := w.AddImage(configuration(spec, lock, t), layers)
+		if err != nil {
+			return "", err
+		}
+		images = append(images, desc)
+		r.Platforms[t.Platform.String()] = artifact.Digest(desc.Digest)
+	}
+	return w.Finish(images)
+}
+
+// layers are the Debian layer and, if there is one, the toolchain's.
+func (b *Builder) layers(ctx context.Context, lock *Lock, t *LockedTarget, in fetched, tmp string) ([]layout.Layer, error) {
+	b.steps.Lock()
+	defer b.steps.Unlock()
+	system, err := b.layer(lock, struct {
+		Variant, Platform string
+		Suite             string
+		Archives          []LockedArchive
+		Packages          []LockedPackage
+	}{lock.Variant, t.Platform.String(), lock.Suite, lock.Archives, t.Packages}, func(out io.Writer) error {
+		return b.writeSystem(ctx, out, lock, t, in.debs, tmp)
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := []layout.Layer{system}
+	if t.Toolchain != nil {
+		tools, err := b.layer(lock, t.Toolchain.Sum, func(out io.Writer) (err error) {
+			tree, err := rootfs.New(tmp)
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, tree.Close()) }()
+			if err := addToolchain(tree, in.toolchain, t.Toolchain); err != nil {
+				return err
+			}
+			return tree.WriteTar(out, lock.Epoch)
+		})
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, tools)
+	}
+	return out, nil
+}
+
+func (b *Builder) writeSystem(ctx context.Context, out io.Writer, lock *Lock, t *LockedTarget, debs []debFile, tmp string) (err error) {
+	if lock.Variant == VariantFull {
+		tree, source, err := b.configure(ctx, lock, t, debs, tmp)
+		if err != nil {
+			return err
+		}
+		return errors.Join(tree.WriteTar(out, lock.Epoch), tree.Close(), source.Close())
+	}
+	tree, err := rootfs.New(tmp)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, tree.Close()) }()
+	if err := fillMinimal(tree, t.Platform, debs); err != nil {
+		return fmt.Errorf("building base %s for %s: %w", lock.Name, t.Platform, err)
+	}
+	return tree.WriteTar(out, lock.Epoch)
+}
+
+// layer finds a finished layer by what it is made of, or makes it: bases that
+// share one share the work.
+func (b *Builder) layer(lock *Lock, of any, fill func(io.Writer) error) (layout.Layer, error) {
+	key, err := json.Marshal(struct {
+		Format int
+		Epoch  int64
+		Of     any
+	}{layerFormat, lock.Epoch, of})
+	if err != nil {
+		return layout.Layer{}, err
+	}
+	sum := sha256.Sum256(key)
+	at := filepath.Join(b.CacheDir, "layers", hex.EncodeToString(sum[:]))
+	if data, err := os.ReadFile(at + ".json"); err == nil {
+		found := layout.Layer{Path: at + ".tar.gz"}
+		info, serr := os.Stat(found.Path)
+		if json.Unmarshal(data, &found) == nil && serr == nil && info.Size() == found.Size {
+			return found, nil
+		}
+	}
+	made, err := layout.CompressLayer(at+".tar.gz", fill)
+	if err != nil {
+		return layout.Layer{}, err
+	}
+	data, err := json.Marshal(made)
+	if err != nil {
+		return layout.Layer{}, err
+	}
+	return made, writeWhole(at+".json", data)
+}
+
+// configuration is the image configuration of one platform.
+func configuration(spec Spec, lock *Lock, t *LockedTarget) v1.Image {
+	env := map[string]string{"PATH": searchPath, "SSL_CERT_FILE": "/" + bundlePath}
+	config := v1.ImageConfig{User: spec.User}
+	if lock.Variant == VariantFull {
+		config.Cmd = []string{"bash"}
+	} else if config.User == "" {
+		config.User = fmt.Sprintf("%d:%d", nonroot, nonroot)
+	}
+	if t.Toolchain != nil {
+		env["PATH"] = "/go/bin:/" + goRoot + "/bin:" + searchPath
+		env["GOPATH"], env["GOTOOLCHAIN"], env["CGO_ENABLED"] = "/go", "local", "0"
+	}
+	maps.Copy(env, spec.Env)
+	for _, k := range slices.Sorted(maps.Keys(env)) {
+		config.Env = append(config.Env, k+"="+env[k])
+	}
+	created := time.Unix(lock.Epoch, 0).UTC()
+	config.Labels = map[string]string{
+		"org.opencontainers.image.title":   lock.Name,
+		"org.opencontainers.image.created": created.Format(time.RFC3339),
+		"org.opencontainers.image.version": lock.Suite + "-" + created.Format("20060102"),
+	}
+	return v1.Image{
+		Created:  &created,
+		Platform: v1.Platform{OS: t.Platform.OS, Architecture: t.Platform.Architecture, Variant: t.Platform.Variant},
+		Config:   config,
+	}
 }

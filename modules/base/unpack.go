@@ -1,0 +1,202 @@
+package base
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"drydock/modules/artifact"
+	"drydock/modules/base/deb"
+	"drydock/modules/base/rootfs"
+	"drydock/modules/mirror"
+)
+
+// debFile is a locked package and where its verified bytes are.
+type debFile struct {
+	LockedPackage
+	path string
+}
+
+// fetched is every verified input of one platform.
+type fetched struct {
+	debs      []debFile // by name
+	toolchain string    // path of the zip
+}
+
+// fetchTarget gets the locked files of one platform.
+func (b *Builder) fetchTarget(ctx context.Context, t *LockedTarget) (fetched, []artifact.Material, error) {
+	var out fetched
+	var materials []artifact.Material
+	for _, p := range t.Packages {
+		blob, err := b.Mirrors.Fetch(ctx, mirror.Request{
+			Ecosystem: mirror.Debian, Path: p.Archive + "/" + p.Path,
+			SHA256: artifact.Digest("sha256:" + p.SHA256), Size: p.Size,
+		})
+		if err != nil {
+			return out, nil, fmt.Errorf("fetching %s %s: %w", p.Name, p.Version, err)
+		}
+		if blob.Material.PURL == "" {
+			blob.Material.PURL = fmt.Sprintf("pkg:deb/debian/%s@%s?arch=%s", p.Name, p.Version, p.Architecture)
+		}
+		materials = append(materials, blob.Material)
+		out.debs = append(out.debs, debFile{p, blob.Path})
+	}
+	if t.Toolchain != nil {
+		blob, err := fetchToolchain(ctx, b.Mirrors, t.Toolchain)
+		if err != nil {
+			return out, nil, err
+		}
+		if blob.Material.PURL == "" {
+			blob.Material.PURL = "pkg:golang/" + t.Toolchain.Module + "@" + t.Toolchain.Version
+		}
+		materials = append(materials, blob.Material)
+		out.toolchain = blob.Path
+	}
+	return out, materials, nil
+}
+
+// unpacked is what unpacking one package left to be recorded.
+type unpacked struct {
+	name, multiArch string
+	arch            string
+	stanza          string
+	control         map[string][]byte
+	list            []string // paths, as dpkg lists them
+}
+
+// unpackOptions are how packages are unpacked.
+type unpackOptions struct {
+	dropSetuid bool // no file keeps set-user-id or set-group-id
+	strict     bool // two packages must not bring the same file
+}
+
+// unpack puts the files of packages into the tree. base-files goes first: it
+// describes the folders everybody shares.
+func unpack(tree *rootfs.Tree, debs []debFile, opt unpackOptions) ([]unpacked, error) {
+	ordered := slices.Clone(debs)
+	slices.SortStableFunc(ordered, func(a, b debFile) int {
+		return rankFirst(a.Name, "base-files") - rankFirst(b.Name, "base-files")
+	})
+	owners := map[string]string{}
+	var out []unpacked
+	for _, d := range ordered {
+		u, err := unpackOne(tree, d, opt, owners)
+		if err != nil {
+			return nil, fmt.Errorf("unpacking %s %s: %w", d.Name, d.Version, err)
+		}
+		out = append(out, u)
+	}
+	slices.SortFunc(out, func(a, b unpacked) int { return strings.Compare(a.name, b.name) })
+	return out, nil
+}
+
+func rankFirst(name, first string) int {
+	if name == first {
+		return 0
+	}
+	return 1
+}
+
+func unpackOne(tree *rootfs.Tree, d debFile, opt unpackOptions, owners map[string]string) (u unpacked, err error) {
+	f, err := os.Open(d.path)
+	if err != nil {
+		return u, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	info, err := f.Stat()
+	if err != nil {
+		return u, err
+	}
+	pkg, err := deb.Open(f, info.Size())
+	if err != nil {
+		return u, err
+	}
+	// The index is signed, the file's digest is in the index; a control file
+	// that says another name is still a package that lies.
+	if pkg.Field("Package") != d.Name || pkg.Field("Version") != d.Version || pkg.Field("Architecture") != d.Architecture {
+		return u, fmt.Errorf("the package calls itself %s %s (%s)",
+			pkg.Field("Package"), pkg.Field("Version"), pkg.Field("Architecture"))
+	}
+	u = unpacked{name: d.Name, arch: d.Architecture, multiArch: pkg.Field("Multi-Arch"), control: pkg.Control}
+	if u.stanza, err = pkg.Stanza(); err != nil {
+		return u, err
+	}
+	err = pkg.Walk(func(h *tar.Header, body io.Reader) error {
+		return addEntry(tree, &u, h, body, opt, owners)
+	})
+	return u, err
+}
+
+func addEntry(tree *rootfs.Tree, u *unpacked, h *tar.Header, body io.Reader, opt unpackOptions, owners map[string]string) error {
+	clean, err := rootfs.Clean(h.Name)
+	if err != nil {
+		return err
+	}
+	u.list = append(u.list, listed(clean))
+	if h.Typeflag != tar.TypeDir && excluded(clean) {
+		return nil
+	}
+	if opt.dropSetuid && h.Typeflag != tar.TypeDir {
+		h.Mode &^= 0o6000
+	}
+	if h.Typeflag != tar.TypeDir {
+		at, err := tree.Resolve(clean)
+		if err != nil {
+			return err
+		}
+		if other := owners[at]; other != "" && other != u.name && opt.strict {
+			return fmt.Errorf("%s is in package %s too", clean, other)
+		}
+		owners[at] = u.name
+	}
+	return tree.Add(h, body)
+}
+
+// listed is a path as info/*.list has it; the root is "/.".
+func listed(clean string) string {
+	if clean == "" {
+		return "/."
+	}
+	return "/" + clean
+}
+
+// excluded is documentation and translations: bases leave them out as Debian's
+// own slim images do, but keep every copyright file.
+func excluded(p string) bool {
+	for _, dir := range excludedDirs {
+		if rootfs.Within(p, dir) {
+			return path.Base(p) != "copyright" || dir != docDir
+		}
+	}
+	return false
+}
+
+const docDir = "usr/share/doc"
+
+var excludedDirs = []string{
+	docDir, "usr/share/groff", "usr/share/info", "usr/share/linda", "usr/share/lintian",
+	"usr/share/locale", "usr/share/man", "usr/share/bug",
+}
+
+// mergeUsr lays out the merged /usr every current suite has.
+func mergeUsr(tree *rootfs.Tree, architecture string) error {
+	links := []string{"bin", "lib", "sbin"}
+	if architecture == "amd64" || architecture == "ppc64le" {
+		links = append(links, "lib64") // where the ABI wants the loader
+	}
+	for _, l := range links {
+		if err := tree.Mkdir("usr/"+l, 0o755, 0, 0); err != nil {
+			return err
+		}
+		if err := tree.Symlink(l, "usr/"+l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
