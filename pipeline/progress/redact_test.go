@@ -97,7 +97,7 @@ func TestRedactedSinkAndLines(t *testing.T) {
 	if e := rec.events[0]; e.Text != "with ***" || e.Err.Error() != "401 for ***" {
 		t.Errorf("%+v", e)
 	}
-	if rec.events[1].Err != cause {
+	if !errors.Is(rec.events[1].Err, cause) {
 		t.Error("an error without a secret lost its identity")
 	}
 
