@@ -32,7 +32,7 @@ type Base struct {
 	Suite       string              `yaml:"suite,omitempty"`   // debian: default what the mirror setting says
 	Platforms   []artifact.Platform `yaml:"platforms"`
 	Packages    []string            `yaml:"packages,omitempty"`
-	Go          string              `yaml:"go,omitempty"`    // version of the Go toolchain to add, for example 1.26.8
+	Go          string              `yaml:"go,omitempty"`    // Go toolchain to add: 1.26 (its newest release when the lock is made) or 1.26.8
 	Image       string              `yaml:"image,omitempty"` // oci: path@sha256:… at the oci mirror
 	User        string              `yaml:"user,omitempty"`
 	Env         map[string]string   `yaml:"env,omitempty"`
@@ -43,6 +43,7 @@ type Base struct {
 	Description string              `yaml:"description,omitempty"`
 
 	Place    string `yaml:"-"` // file:line of its name
+	File     string `yaml:"-"` // its own file, relative to the catalog
 	LockPath string `yaml:"-"` // Lock, relative to the catalog
 }
 
@@ -75,18 +76,24 @@ type Image struct {
 type Variant struct {
 	Name string            // axis values joined by "-"; "" without a matrix
 	Args map[string]string // the image's args and the axis values
-	Refs []Ref             // what its Dockerfile builds on, each once, in order
+	Refs []Ref             // what its Dockerfile builds on for any platform, each once, in order
+
+	byPlatform map[artifact.Platform][]Ref
 }
+
+// RefsOn lists what the variant's Dockerfile builds on for one platform.
+func (v Variant) RefsOn(p artifact.Platform) []Ref { return v.byPlatform[p] }
 
 // Ref is what one FROM (or COPY --from=) of a Dockerfile names in the catalog:
 // a base, or a variant of another image.
 type Ref struct {
-	Spelling string // as the Dockerfile spells it
-	Base     string // name of the base, "" when it is an image
-	Image    string // name of the image, "" when it is a base
-	Variant  string // variant of the image
-	Line     int    // line of the Dockerfile
-	Build    bool   // it is wanted for the build platform, not the target platform
+	Spelling string             // as the Dockerfile spells it, build arguments put in
+	Base     string             // name of the base, "" when it is an image
+	Image    string             // name of the image, "" when it is a base
+	Variant  string             // variant of the image
+	Line     int                // line of the Dockerfile
+	Build    bool               // it is wanted for the build platform, not the target platform
+	Platform *artifact.Platform // it is wanted for this platform whatever the target; nil: Build decides
 }
 
 // Matrix is the axes of an image, in the order they are written. Axis values

@@ -1,18 +1,22 @@
-// Package changed says which images of a catalog a change touches, and in what
-// state the files they are built from are. It reads git and nothing else.
+// Package changed says which images of a catalog a change touches, and whether
+// what they are built from is a clean commit. It reads git and nothing else.
 package changed
 
 import (
 	"context"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
 
 	"drydock/catalog"
+	"drydock/modules/artifact"
 )
 
-// Request is what to compare.
+// Request is what to look at.
 type Request struct {
-	Repo       string // a directory of the work tree
-	Base       string // what to compare with: a branch, tag or commit; "" is the remote's default branch
-	CatalogDir string // the catalog's directory
+	Base       string // Select: what to compare with, a branch, tag or commit; "" is the remote's default branch
+	CatalogDir string // the catalog's directory, in the work tree of its repository
 	Catalog    *catalog.Catalog
 	Environ    []string // environment of git; nil is this process's own
 }
@@ -21,22 +25,199 @@ type Request struct {
 type Selection struct {
 	MergeBase string            // the commit compared with
 	Files     []string          // what changed, relative to the repository, sorted
-	Images    []string          // images touched, sorted; never nil
-	Why       map[string]string // for each image the file or image that touched it
+	Images    []string          // images touched, in the catalog's order; never nil
+	Why       map[string]string // for each image the file, or the image it builds on, that touched it
 }
 
-// Select compares the work tree with the merge base.
-func Select(ctx context.Context, req Request) (*Selection, error) { return &Selection{}, nil }
-
-// State is what git says of a directory.
+// State is what git says of a catalog.
 type State struct {
-	Revision string // HEAD commit, "" outside git or before the first commit
-	Remote   string // URI of the remote, without credentials
-	Ref      string // full name of the ref HEAD is on, "" when detached
-	Dirty    string // why the directory is not a clean commit; "" when it is clean
+	Revision string            // HEAD commit; "" outside git or before the first commit
+	Ref      string            // full name of the ref HEAD is on, "" when detached
+	Remote   string            // URI of the remote origin, without credentials; "" without one
+	Dirty    map[string]string // images whose sources are not a clean commit, and why; never nil
 }
 
-// Describe reads the state of a directory.
-func Describe(ctx context.Context, dir string, environ []string) (State, error) {
-	return State{}, nil
+// Select compares the work tree, with what is not yet committed or added, with
+// the merge base of HEAD and the base. A history that does not reach back to
+// it is refused: an empty answer would be a wrong one.
+func Select(ctx context.Context, req Request) (*Selection, error) {
+	g, err := open(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	base, err := g.mergeBase(ctx, req.Base)
+	if err != nil {
+		return nil, err
+	}
+	files, err := g.changedSince(ctx, base)
+	if err != nil {
+		return nil, err
+	}
+	touched := g.touch(req.Catalog, files, true)
+	sel := &Selection{MergeBase: base, Files: files, Images: []string{}, Why: touched}
+	for i := range req.Catalog.Images {
+		if _, ok := touched[req.Catalog.Images[i].Name]; ok {
+			sel.Images = append(sel.Images, req.Catalog.Images[i].Name)
+		}
+	}
+	return sel, nil
+}
+
+// Describe reads the state of the catalog's sources. A catalog that is in no
+// repository has no clean commit: every image of it is dirty.
+func Describe(ctx context.Context, req Request) (*State, error) {
+	st := &State{Dirty: map[string]string{}}
+	all := func(why string) (*State, error) {
+		for i := range req.Catalog.Images {
+			st.Dirty[req.Catalog.Images[i].Name] = why
+		}
+		return st, nil
+	}
+	g, err := open(ctx, req)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, err
+		}
+		return all(reason(err))
+	}
+	if st.Revision, err = g.line(ctx, "rev-parse", "--verify", "--quiet", "HEAD^{commit}"); err != nil {
+		return all("nothing is committed yet")
+	}
+	st.Ref, _ = g.line(ctx, "symbolic-ref", "--quiet", "HEAD")
+	remote, _ := g.line(ctx, "config", "--get", "remote.origin.url")
+	st.Remote = Redact(remote)
+	files, err := g.dirtyFiles(ctx)
+	if err != nil {
+		return nil, err
+	}
+	st.Dirty = g.touch(req.Catalog, files, false)
+	return st, nil
+}
+
+// reason is the message of an error without what was being done.
+func reason(err error) string {
+	if e, ok := err.(*artifact.Error); ok && e.Message != "" {
+		return e.Message
+	}
+	return err.Error()
+}
+
+// touch maps files of the repository to the images they are part of, directly
+// or along the FROM graph. Files of the catalog that decide over every image
+// count for all of them when settings is set.
+func (g *git) touch(c *catalog.Catalog, files []string, settings bool) map[string]string {
+	why := map[string]string{}
+	bases := map[string]string{}
+	for _, file := range files {
+		rel, ok := under(g.catalog, file)
+		if !ok {
+			continue
+		}
+		if settings && isSetting(rel) {
+			for i := range c.Images {
+				note(why, c.Images[i].Name, file)
+			}
+		}
+		for _, b := range c.Bases {
+			if rel == b.File || rel == b.LockPath {
+				note(bases, b.Name, file)
+			}
+		}
+		for i := range c.Images {
+			if partOf(&c.Images[i], rel) {
+				note(why, c.Images[i].Name, file)
+			}
+		}
+	}
+	spread(c, why, bases)
+	return why
+}
+
+func note(m map[string]string, key, why string) {
+	if _, ok := m[key]; !ok {
+		m[key] = why
+	}
+}
+
+// spread follows the FROM graph from what is touched until nothing is added.
+func spread(c *catalog.Catalog, why, bases map[string]string) {
+	for grew := true; grew; {
+		grew = false
+		for i := range c.Images {
+			img := &c.Images[i]
+			if _, ok := why[img.Name]; ok {
+				continue
+			}
+			for _, v := range img.Variants {
+				for _, r := range v.Refs {
+					_, image := why[r.Image]
+					file, base := bases[r.Base]
+					switch {
+					case r.Image != "" && image:
+						note(why, img.Name, "image "+r.Image)
+						grew = true
+					case r.Base != "" && base:
+						note(why, img.Name, file)
+						grew = true
+					}
+				}
+			}
+		}
+	}
+}
+
+// isSetting says whether a file of the catalog decides over every image.
+func isSetting(rel string) bool {
+	return rel == "mirrors.yaml" || rel == "stages.yaml" || strings.HasPrefix(rel, "policies/")
+}
+
+// partOf says whether a file of the catalog is one an image is made of.
+func partOf(img *catalog.Image, rel string) bool {
+	if rel == img.File || rel == img.DockerfilePath || slices.Contains(img.StructurePaths, rel) {
+		return true
+	}
+	in, ok := under(img.ContextDir, rel)
+	if !ok {
+		return false
+	}
+	if in == ".dockerignore" || rel == img.DockerfilePath+".dockerignore" {
+		return true
+	}
+	if img.Parsed == nil {
+		return true
+	}
+	return slices.ContainsFunc(img.Parsed.ContextPaths(), func(p string) bool { return covers(p, in) }) && !ignored(img.Ignore, in)
+}
+
+// covers says whether COPY of a path, or of what a wildcard matches, takes a
+// file of the context along.
+func covers(pattern, file string) bool {
+	if pattern == "." {
+		return true
+	}
+	for p := file; p != "."; p = path.Dir(p) {
+		if p == pattern {
+			return true
+		}
+		if ok, err := path.Match(pattern, p); ok || err != nil {
+			return true // a pattern that cannot be judged is taken to match
+		}
+	}
+	return false
+}
+
+// under gives a slash path relative to a directory that holds it.
+func under(dir, file string) (string, bool) {
+	if dir == "." || dir == "" {
+		return file, true
+	}
+	return strings.CutPrefix(file, dir+"/")
+}
+
+func usage(place, message, remedy string) error {
+	return &artifact.Error{Kind: artifact.KindUsage, Op: "finding what changed", Place: place, Message: message, Remedy: remedy}
+}
+
+func fault(place string, err error) error {
+	return fmt.Errorf("finding what changed in %s: %w", place, err)
 }

@@ -26,8 +26,9 @@ const (
 // Kind is what a node does.
 type Kind string
 
-// The kinds of node. KindBase and KindBuild, KindSBOM, KindScan and KindTest
-// are for one platform; the others for an image variant as a whole.
+// The kinds of node. A base is made for all its platforms at once; KindBuild,
+// KindSBOM, KindScan and KindTest are for one platform of an image variant;
+// KindPush, KindSign and KindPromote for the variant as a whole.
 const (
 	KindBase    Kind = "base"
 	KindBuild   Kind = "build"
@@ -45,7 +46,7 @@ type Input struct {
 	Trigger  Trigger           // default Local
 	Select   []string          // globs of image or image:variant names; none: all
 	Changed  []string          // names of images a change touches; nil: not asked, all
-	Dirty    map[string]string // images whose context is not a clean commit, and why
+	Dirty    map[string]string // images whose sources are not a clean commit, and why
 	Target   string            // last stage to promote to; default the stage after the first
 	Platform artifact.Platform // the platform builds run on; default linux/amd64
 	Mirrors  []Mirror          // for display
@@ -63,9 +64,10 @@ type Mirror struct {
 type Plan struct {
 	Version int      `json:"version"`
 	Trigger Trigger  `json:"trigger"`
+	Target  string   `json:"target"` // last stage anything may be promoted to
 	Mirrors []Mirror `json:"mirrors"`
-	Images  []Image  `json:"images"`
-	Nodes   []Node   `json:"nodes"` // in an order that respects every dependency
+	Images  []Image  `json:"images"` // in an order in which each comes after what it builds on
+	Nodes   []Node   `json:"nodes"`  // in an order that respects every dependency
 }
 
 // Image is one image variant of a plan.
@@ -73,23 +75,25 @@ type Image struct {
 	Image     string              `json:"image"`
 	Variant   string              `json:"variant"`
 	Platforms []artifact.Platform `json:"platforms"`
-	Stages    []string            `json:"stages"`            // quarantine and what it may be promoted to, in order
-	Held      string              `json:"held,omitempty"`    // why it goes no further than its last stage, if something holds it
+	Stages    []string            `json:"stages"`            // quarantine and what it may be promoted to, in order; none for an implied one
+	Held      string              `json:"held,omitempty"`    // why it goes no further than the first stage, if something holds it
 	Needs     []string            `json:"needs"`             // bases and other images (image or image:variant) it builds on
 	Implied   bool                `json:"implied,omitempty"` // not selected, but another one builds on it
 }
 
 // ID is image or image:variant.
-func (i Image) ID() string {
-	if i.Variant == "" {
-		return i.Image
+func (i Image) ID() string { return id(i.Image, i.Variant) }
+
+func id(image, variant string) string {
+	if variant == "" {
+		return image
 	}
-	return i.Image + ":" + i.Variant
+	return image + ":" + variant
 }
 
 // Node is one step of a plan.
 type Node struct {
-	ID       string             `json:"id"` // kind/name[:variant][@platform], promote: promote-<stage>/…
+	ID       string             `json:"id"` // kind/name[:variant][@platform]; promote/name[:variant]@stage
 	Kind     Kind               `json:"kind"`
 	Base     string             `json:"base,omitempty"`
 	Image    string             `json:"image,omitempty"`
@@ -97,9 +101,4 @@ type Node struct {
 	Platform *artifact.Platform `json:"platform,omitempty"`
 	Stage    string             `json:"stage,omitempty"` // push, sign: the first; promote: where to
 	Needs    []string           `json:"needs"`           // ids of nodes that must be done before
-}
-
-// Build makes the plan.
-func Build(in Input) (*Plan, error) {
-	return &Plan{Version: Version, Trigger: in.Trigger}, nil
 }
