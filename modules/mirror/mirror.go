@@ -13,10 +13,9 @@
 package mirror
 
 import (
-	"errors"
-
 	"drydock/modules/artifact"
 	"drydock/modules/mirror/debian"
+	"drydock/modules/mirror/internal/fetch"
 )
 
 // The ecosystems a mirror can serve.
@@ -29,7 +28,7 @@ const (
 
 // ErrNotFound is in the chain of an error when the mirror answered that it
 // does not have the file (404 or 410).
-var ErrNotFound = errors.New("the mirror does not have it")
+var ErrNotFound = fetch.ErrNotFound
 
 // Setting is one ecosystem's entry in mirrors.yaml: "auto", or URLs.
 type Setting struct {

@@ -1,0 +1,380 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"drydock/modules/artifact"
+)
+
+// holdBack is how many bytes at the end of a transfer its followers do not see
+// before the whole has been verified: a file that fails is never complete at
+// the other end.
+const holdBack = 16 << 10
+
+// transfers is how often a transfer that breaks off is begun.
+const transfers = 3
+
+// Meta is what an answer says about its body.
+type Meta struct {
+	Size         int64 // -1: not said
+	ETag         string
+	LastModified string
+	ContentType  string
+	NotModified  bool // no body: Previous is still right
+}
+
+// Want is a file to be brought into the store.
+type Want struct {
+	Place    string // for errors; no secrets
+	Key      string // under which an Entry is kept; "" none
+	SHA256   string // hex; "" not known
+	Size     int64  // 0 not known
+	Limit    int64  // never more than this; 0 is no limit
+	Previous *Entry // to keep when the answer is "not modified"
+
+	// Open starts a transfer.
+	Open func(ctx context.Context) (io.ReadCloser, Meta, error)
+	// Broken says whether a transfer error need not come again. nil: never.
+	Broken func(error) bool
+	// Verify has the last word on a file that is otherwise right. nil: yes.
+	Verify func(ctx context.Context, path string) error
+}
+
+// Flight is one transfer into the store, shared by everyone who wants the same
+// file at the same time. It belongs to none of them: it ends early only when
+// the last one has let go.
+type Flight struct {
+	store  *Store
+	key    string
+	want   Want
+	cancel context.CancelFunc
+
+	mu      sync.Mutex
+	changed chan struct{} // closed and replaced on every change
+	refs    int
+	started bool // meta is known
+	done    bool
+	meta    Meta
+	file    string // temporary file
+	written int64
+	entry   Entry
+	path    string
+	err     error
+}
+
+// Start begins a transfer or joins one that runs. The caller must Release it.
+func (s *Store) Start(ctx context.Context, w Want) *Flight {
+	key := "url " + w.Key
+	if w.SHA256 != "" {
+		key = "sha256 " + w.SHA256
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f := s.flights[key]; f != nil && f.join() {
+		return f
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	f := &Flight{store: s, key: key, want: w, cancel: cancel, refs: 1, changed: make(chan struct{})}
+	s.flights[key] = f
+	go f.run(ctx)
+	return f
+}
+
+func (f *Flight) join() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.done || f.refs == 0 {
+		return false
+	}
+	f.refs++
+	return true
+}
+
+// Release lets go of a flight.
+func (f *Flight) Release() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.refs--; f.refs == 0 {
+		f.cancel()
+	}
+}
+
+// update changes the flight and wakes everyone who waits for it.
+func (f *Flight) update(change func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change()
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
+// await waits until ready says so, under the lock.
+func (f *Flight) await(ctx context.Context, ready func() bool) error {
+	for {
+		f.mu.Lock()
+		if ready() {
+			f.mu.Unlock()
+			return nil
+		}
+		ch := f.changed
+		f.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-ch:
+		}
+	}
+}
+
+// Wait waits for the end of the transfer.
+func (f *Flight) Wait(ctx context.Context) (Entry, string, error) {
+	if err := f.await(ctx, func() bool { return f.done }); err != nil {
+		return Entry{}, "", err
+	}
+	return f.entry, f.path, f.err
+}
+
+func (f *Flight) run(ctx context.Context) {
+	entry, path, err := f.transferAll(ctx)
+	f.store.mu.Lock()
+	if f.store.flights[f.key] == f {
+		delete(f.store.flights, f.key)
+	}
+	f.store.mu.Unlock()
+	f.update(func() { f.done, f.entry, f.path, f.err = true, entry, path, err })
+	f.cancel()
+}
+
+func (f *Flight) transferAll(ctx context.Context) (Entry, string, error) {
+	if err := os.MkdirAll(f.store.tmp(), 0o755); err != nil {
+		return Entry{}, "", diskError(f.store.tmp(), err)
+	}
+	file, err := os.CreateTemp(f.store.tmp(), "get-*")
+	if err != nil {
+		return Entry{}, "", diskError(f.store.tmp(), err)
+	}
+	f.update(func() { f.file = file.Name() })
+	defer os.Remove(file.Name()) // a no-op after the rename
+	defer file.Close()
+	out := &sink{file: file, sum: sha256.New(), limit: f.limit(), flight: f}
+	for n := 1; ; n++ {
+		e, path, err := f.transfer(ctx, out)
+		if err == nil || n == transfers || f.want.Broken == nil || !f.want.Broken(err) || ctx.Err() != nil {
+			return e, path, err
+		}
+		out.restart()
+	}
+}
+
+func (f *Flight) limit() int64 {
+	if f.want.Size > 0 {
+		return f.want.Size
+	}
+	return f.want.Limit
+}
+
+func (f *Flight) transfer(ctx context.Context, out *sink) (Entry, string, error) {
+	body, meta, err := f.want.Open(ctx)
+	if err != nil {
+		return Entry{}, "", err
+	}
+	defer body.Close()
+	if meta.NotModified {
+		return f.unchanged()
+	}
+	f.update(func() { f.started, f.meta = true, meta })
+	if _, err := io.CopyBuffer(out, struct{ io.Reader }{body}, make([]byte, 64<<10)); err != nil {
+		var e *artifact.Error
+		if errors.As(err, &e) || f.want.Broken == nil || !f.want.Broken(err) {
+			return Entry{}, "", err
+		}
+		return Entry{}, "", fmt.Errorf("fetching %s: the transfer broke off after %d bytes: %w", f.want.Place, out.n, err)
+	}
+	switch {
+	case f.want.Size > 0 && out.n != f.want.Size:
+		return Entry{}, "", checksumError(f.want.Place, fmt.Sprintf("%d bytes were served, not %d", out.n, f.want.Size))
+	case meta.Size >= 0 && out.n != meta.Size:
+		return Entry{}, "", checksumError(f.want.Place, fmt.Sprintf("%d bytes were served, %d were announced", out.n, meta.Size))
+	case out.n < out.mark:
+		return Entry{}, "", checksumError(f.want.Place, "it changed while it was being fetched")
+	}
+	return f.commit(ctx, out, meta)
+}
+
+// commit verifies what was received and gives it its name.
+func (f *Flight) commit(ctx context.Context, out *sink, meta Meta) (Entry, string, error) {
+	sum := hex.EncodeToString(out.sum.Sum(nil))
+	if f.want.SHA256 != "" && sum != f.want.SHA256 {
+		return Entry{}, "", mismatch(f.want.Place, f.want.SHA256, sum)
+	}
+	if f.want.Verify != nil {
+		if err := f.want.Verify(ctx, out.file.Name()); err != nil {
+			return Entry{}, "", err
+		}
+	}
+	path := f.store.blobPath(sum)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return Entry{}, "", diskError(path, err)
+	}
+	if err := out.file.Chmod(0o644); err != nil {
+		return Entry{}, "", diskError(path, err)
+	}
+	if err := out.file.Close(); err != nil {
+		return Entry{}, "", diskError(path, err)
+	}
+	if err := os.Rename(out.file.Name(), path); err != nil {
+		return Entry{}, "", diskError(path, err)
+	}
+	f.store.setVerified(sum)
+	e := Entry{
+		Version: 1, Key: f.want.Key, Digest: artifact.Digest("sha256:" + sum), Size: out.n,
+		ETag: meta.ETag, LastModified: meta.LastModified, ContentType: meta.ContentType, Fetched: time.Now().UTC(),
+	}
+	if f.want.Key == "" {
+		return e, path, nil
+	}
+	return e, path, f.store.putEntry(e)
+}
+
+func (f *Flight) unchanged() (Entry, string, error) {
+	if f.want.Previous == nil {
+		return Entry{}, "", checksumError(f.want.Place, "it is said not to have changed, but was never fetched")
+	}
+	e := *f.want.Previous
+	e.Fetched = time.Now().UTC()
+	path, _, ok := f.store.Blob(e.Digest, 0)
+	if !ok {
+		return Entry{}, "", checksumError(f.want.Place, "the copy kept of it is gone")
+	}
+	return e, path, f.store.putEntry(e)
+}
+
+// sink writes and hashes a transfer. Begun anew, it checks that the bytes
+// already shown to followers come again.
+type sink struct {
+	file   *os.File
+	sum    hash.Hash
+	n      int64
+	limit  int64
+	mark   int64  // bytes received by an earlier attempt
+	before []byte // their hash
+	flight *Flight
+}
+
+func (k *sink) restart() {
+	if k.n > k.mark {
+		k.mark, k.before = k.n, k.sum.Sum(nil)
+	}
+	k.n = 0
+	k.sum.Reset()
+}
+
+// Write implements io.Writer.
+func (k *sink) Write(p []byte) (int, error) {
+	total := 0
+	for len(p) > 0 {
+		part := p
+		if k.n < k.mark && k.n+int64(len(p)) > k.mark {
+			part = p[:k.mark-k.n]
+		}
+		if k.limit > 0 && k.n+int64(len(part)) > k.limit {
+			return total, checksumError(k.flight.want.Place, fmt.Sprintf("more than %d bytes were served", k.limit))
+		}
+		if _, err := k.file.WriteAt(part, k.n); err != nil {
+			return total, diskError(k.file.Name(), err)
+		}
+		k.sum.Write(part)
+		k.n += int64(len(part))
+		if k.n == k.mark && !bytes.Equal(k.sum.Sum(nil), k.before) {
+			return total, checksumError(k.flight.want.Place, "it changed while it was being fetched")
+		}
+		total, p = total+len(part), p[len(part):]
+	}
+	if k.n > k.mark {
+		k.flight.update(func() { k.flight.written = k.n })
+	}
+	return total, nil
+}
+
+// Follow reads a flight's bytes as they arrive. It waits until the answer has
+// begun; an answer that is an error, or that the store has already, is given
+// as such. Reading fails when the transfer does.
+func (f *Flight) Follow(ctx context.Context) (io.ReadCloser, Meta, error) {
+	if err := f.await(ctx, func() bool { return f.started || f.done }); err != nil {
+		return nil, Meta{}, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.done {
+		if f.err != nil {
+			return nil, Meta{}, f.err
+		}
+		file, err := os.Open(f.path)
+		meta := Meta{Size: f.entry.Size, ETag: f.entry.ETag, LastModified: f.entry.LastModified, ContentType: f.entry.ContentType}
+		return file, meta, err
+	}
+	file, err := os.Open(f.file)
+	if err != nil {
+		// Renamed between the last byte and done: the end is near.
+		return nil, Meta{}, errRenamed
+	}
+	return &follower{ctx: ctx, flight: f, file: file}, f.meta, nil
+}
+
+// errRenamed tells a caller of Follow to Wait instead.
+var errRenamed = errors.New("the file has just been completed")
+
+// Renamed says whether Follow lost a race with the end of the transfer.
+func Renamed(err error) bool { return errors.Is(err, errRenamed) }
+
+type follower struct {
+	ctx    context.Context
+	flight *Flight
+	file   *os.File
+	off    int64
+}
+
+// Read implements io.Reader.
+func (r *follower) Read(p []byte) (int, error) {
+	f := r.flight
+	visible, end := int64(0), false
+	err := f.await(r.ctx, func() bool {
+		visible, end = f.written-holdBack, f.done
+		if f.done {
+			visible = f.written
+		}
+		return end || r.off < visible
+	})
+	if err != nil {
+		return 0, err
+	}
+	if end && f.err != nil {
+		return 0, f.err
+	}
+	if r.off >= visible {
+		return 0, io.EOF
+	}
+	if int64(len(p)) > visible-r.off {
+		p = p[:visible-r.off]
+	}
+	n, err := r.file.ReadAt(p, r.off)
+	r.off += int64(n)
+	if n > 0 {
+		err = nil
+	}
+	return n, err
+}
+
+// Close implements io.Closer.
+func (r *follower) Close() error { return r.file.Close() }
