@@ -1,0 +1,50 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"drydock/modules/artifact"
+	"drydock/pipeline/step/internal/normalize"
+)
+
+func runNormalize(_ context.Context, args []string, std streams) error {
+	fs := flag.NewFlagSet("normalize", flag.ContinueOnError)
+	in := fs.String("in", "", "OCI archive to read")
+	out := fs.String("out", "", "OCI archive to write")
+	outJSON := fs.String("out-json", "", "file for what was written, as JSON")
+	epoch := fs.Int64("epoch", 0, "the one time in the result, seconds since 1970")
+	base := fs.String("base-layers", "", "diff ids of layers to keep as they are, separated by commas")
+	platform := fs.String("platform", "", "platform the image must be for")
+	maxBytes := fs.Int64("max-bytes", normalize.DefaultMaxBytes, "how much the layers may unpack to")
+	if err := parse(fs, args, std, "in", "out"); err != nil {
+		return err
+	}
+	o := normalize.Options{In: *in, Out: *out, Epoch: time.Unix(*epoch, 0).UTC(), MaxBytes: *maxBytes}
+	for _, s := range strings.FieldsFunc(*base, func(r rune) bool { return r == ',' }) {
+		d, err := artifact.ParseDigest(s)
+		if err != nil {
+			return err
+		}
+		o.BaseLayers = append(o.BaseLayers, d)
+	}
+	if *platform != "" {
+		p, err := artifact.ParsePlatform(*platform)
+		if err != nil {
+			return err
+		}
+		o.Platform = &p
+	}
+	if err := os.MkdirAll(filepath.Dir(*out), 0o755); err != nil {
+		return err
+	}
+	result, err := normalize.Run(o)
+	if err != nil || *outJSON == "" {
+		return err
+	}
+	return writeJSON(*outJSON, result)
+}
