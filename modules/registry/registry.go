@@ -160,7 +160,7 @@ func (c *Client) session(l Location, reg name.Registry) (*session, error) {
 	opts := []remote.Option{
 		remote.WithUserAgent("drydock"),
 		remote.WithRetryPredicate(worthRetry),
-		remote.WithRetryBackoff(remote.Backoff{Duration: 300 * time.Millisecond, Factor: 3, Jitter: 0.1, Steps: 3}),
+		remote.WithRetryBackoff(remote.Backoff{Duration: 200 * time.Millisecond, Factor: 2, Jitter: 0.1, Steps: 3}),
 	}
 	if l.Base == "" {
 		opts = append(opts, remote.WithTransport(c.options.Embedded.transport()), remote.WithAuth(authn.Anonymous))

@@ -119,6 +119,12 @@ func (s *stage) check(repo string) error {
 		return nil // olareg refuses the name
 	}
 	dir := filepath.Join(s.dir, filepath.FromSlash(repo))
+	s.mu.Lock()
+	if _, seen := s.known[repo]; !seen {
+		s.known[repo] = stamp{}
+		sweep(dir)
+	}
+	s.mu.Unlock()
 	index := filepath.Join(dir, "index.json")
 	fi, err := os.Stat(index)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -129,13 +135,10 @@ func (s *stage) check(repo string) error {
 	}
 	now := stamp{fi.ModTime(), fi.Size()}
 	s.mu.Lock()
-	last, seen := s.known[repo]
+	last := s.known[repo]
 	s.mu.Unlock()
-	if seen && last == now {
+	if last == now {
 		return nil
-	}
-	if !seen {
-		s.sweep(dir)
 	}
 	for _, file := range []string{"oci-layout", "index.json"} {
 		path := filepath.Join(dir, file)
@@ -177,13 +180,11 @@ func corrupt(path string, err error) error {
 
 // sweep removes uploads a killed program left. It runs before the first request
 // to a repository, under the lock on the folder, so none is in progress.
-func (s *stage) sweep(dir string) {
+func sweep(dir string) {
 	_ = os.RemoveAll(filepath.Join(dir, "_uploads"))
-	for _, pattern := range []string{"index.json.*"} {
-		left, _ := filepath.Glob(filepath.Join(dir, pattern))
-		for _, f := range left {
-			_ = os.Remove(f)
-		}
+	left, _ := filepath.Glob(filepath.Join(dir, "index.json.*"))
+	for _, f := range left {
+		_ = os.Remove(f)
 	}
 }
 
