@@ -3,18 +3,149 @@ package core
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/containerd/v2/defaults"
+	"github.com/moby/buildkit/cache/remotecache"
+	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/cmd/buildkitd/config"
+	"github.com/moby/buildkit/control"
+	"github.com/moby/buildkit/session"
+	"github.com/moby/buildkit/solver"
+	"github.com/moby/buildkit/solver/bboltcachestorage"
+	"github.com/moby/buildkit/util/db/boltutil"
+	"github.com/moby/buildkit/util/grpcerrors"
+	"github.com/moby/buildkit/worker"
+	bolt "go.etcd.io/bbolt"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/test/bufconn"
+
+	"drydock/modules/artifact"
 )
 
-// New opens the engine.
-func New(ctx context.Context, o Options) (*Core, error) { return nil, errors.New("not yet") }
+// historyEntries is how many builds the controller remembers: nobody asks for
+// them, a few help to look into a failure.
+const historyEntries = 20
 
-// StartChild starts the engine child.
-func StartChild(ctx context.Context, c ChildConfig) (*Child, error) {
-	return nil, errors.New("not yet")
+// stack closes what was opened, last first.
+type stack []func() error
+
+func (s *stack) push(f func() error) { *s = append(*s, f) }
+
+func (s *stack) close() error {
+	var errs []error
+	for i := len(*s) - 1; i >= 0; i-- {
+		errs = append(errs, (*s)[i]())
+	}
+	*s = nil
+	return errors.Join(errs...)
 }
 
-// ChildMain runs the process if its arguments say it is a child of the engine.
-func ChildMain(args []string, serve Serve) (handled bool, exit int) { return false, 0 }
+// New opens the engine on Options.Root. It runs inside the engine child, which
+// is in its user namespace already when there is one.
+func New(ctx context.Context, o Options) (_ *Core, err error) {
+	var open stack
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, open.close())
+		}
+	}()
+	if err := os.MkdirAll(o.Root, 0o700); err != nil {
+		return nil, &artifact.Error{Kind: artifact.KindFault, Op: "opening the engine's state", Place: o.Root, Err: err}
+	}
+	unlock, err := lock(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	open.push(unlock)
 
-// Probe says what this host offers the engine.
-func Probe(ctx context.Context) (Report, error) { return Report{}, errors.New("not yet") }
+	ctl, err := newController(ctx, o, &open)
+	if err != nil {
+		return nil, &artifact.Error{
+			Kind: artifact.KindFault, Op: "opening the engine's state", Place: o.Root, Err: err,
+			Remedy: "if it does not go away, remove " + o.Root + ": it is a cache",
+		}
+	}
+	cl, err := connect(ctx, ctl, &open)
+	if err != nil {
+		return nil, err
+	}
+	return &Core{client: cl, close: open.close}, nil
+}
+
+func newController(ctx context.Context, o Options, open *stack) (*control.Controller, error) {
+	sessions, err := session.NewManager()
+	if err != nil {
+		return nil, fmt.Errorf("starting sessions: %w", err)
+	}
+	w, err := newWorker(ctx, o, open)
+	if err != nil {
+		return nil, err
+	}
+	workers := &worker.Controller{}
+	if err := workers.Add(w); err != nil {
+		return nil, err
+	}
+	cacheStore, err := bboltcachestorage.NewStore(filepath.Join(o.Root, "cache.db"))
+	if err != nil {
+		return nil, fmt.Errorf("opening the solver's cache: %w", err)
+	}
+	history, err := boltutil.SafeOpen(filepath.Join(o.Root, "history.db"), 0o600, &bolt.Options{
+		NoSync: true, FreelistType: bolt.FreelistMapType,
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("opening the history: %w", err), cacheStore.Close())
+	}
+	entries := int64(historyEntries)
+	stopping := make(chan struct{})
+	ctl, err := control.NewController(control.Opt{
+		SessionManager:            sessions,
+		WorkerController:          workers,
+		Frontends:                 frontends(workers),
+		ResolveCacheExporterFuncs: map[string]remotecache.ResolveCacheExporterFunc{},
+		ResolveCacheImporterFuncs: map[string]remotecache.ResolveCacheImporterFunc{},
+		CacheManager:              solver.NewCacheManager(ctx, "local", cacheStore, worker.NewCacheResultStorage(workers)),
+		HistoryDB:                 history,
+		CacheStore:                cacheStore,
+		LeaseManager:              w.LeaseManager(),
+		ContentStore:              w.ContentStore(),
+		HistoryConfig:             &config.HistoryConfig{MaxAge: config.Duration{Duration: 48 * time.Hour}, MaxEntries: &entries},
+		GarbageCollect:            w.GarbageCollect,
+		GracefulStop:              stopping,
+	})
+	if err != nil {
+		return nil, errors.Join(err, history.Close(), cacheStore.Close())
+	}
+	open.push(func() error {
+		close(stopping)
+		return ctl.Close() // closes history, worker and cache store too
+	})
+	return ctl, nil
+}
+
+// connect serves the controller on a listener inside the process and returns
+// a client to it.
+func connect(ctx context.Context, ctl *control.Controller, open *stack) (*client.Client, error) {
+	server := grpc.NewServer(
+		grpc.UnaryInterceptor(grpcerrors.UnaryServerInterceptor),
+		grpc.StreamInterceptor(grpcerrors.StreamServerInterceptor),
+		grpc.MaxRecvMsgSize(defaults.DefaultMaxRecvMsgSize),
+		grpc.MaxSendMsgSize(defaults.DefaultMaxSendMsgSize),
+	)
+	ctl.Register(server)
+	l := bufconn.Listen(1 << 20)
+	go func() { _ = server.Serve(l) }() // ends with Stop
+	open.push(func() error { server.Stop(); return nil })
+	cl, err := client.New(ctx, "", client.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+		return l.DialContext(ctx)
+	}))
+	if err != nil {
+		return nil, fmt.Errorf("connecting to the engine's controller: %w", err)
+	}
+	open.push(cl.Close)
+	return cl, nil
+}

@@ -1,0 +1,272 @@
+package core
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/moby/buildkit/identity"
+	"golang.org/x/sys/unix"
+
+	"drydock/modules/artifact"
+	"drydock/modules/jail"
+)
+
+const (
+	// stopTime is how long a child may take to close its databases.
+	stopTime = 20 * time.Second
+	// socketRoom is what sun_path holds (unix(7)), less the end.
+	socketRoom = 107
+	// tailSize is how much of a child's last words an error repeats.
+	tailSize = 2048
+)
+
+// childConfig is the first line on the engine child's standard input.
+type childConfig struct {
+	Root          string
+	GatewaySocket string
+	ImagesAddr    string
+	LockWait      time.Duration
+	Owner         int
+}
+
+// ready is what the engine child says once, on descriptor 3.
+type ready struct {
+	OK    bool
+	Error *wireError
+	Mode  bool // the error is that this mode does not work here: try another
+}
+
+// wireError carries an artifact.Error between processes.
+type wireError struct {
+	Kind                       artifact.Kind
+	Op, Place, Message, Remedy string
+}
+
+func toWire(err error) *wireError {
+	var e *artifact.Error
+	if !errors.As(err, &e) {
+		return &wireError{Kind: artifact.KindFault, Op: "starting the engine", Message: err.Error()}
+	}
+	w := &wireError{Kind: e.Kind, Op: e.Op, Place: e.Place, Message: e.Message, Remedy: e.Remedy}
+	if e.Err != nil {
+		if w.Message != "" {
+			w.Message += ": "
+		}
+		w.Message += e.Err.Error()
+	}
+	return w
+}
+
+func (w *wireError) error() error {
+	return &artifact.Error{Kind: w.Kind, Op: w.Op, Place: w.Place, Message: w.Message, Remedy: w.Remedy}
+}
+
+// StartChild starts the engine in a child process and waits until it serves.
+// ctx covers the start only. As root the child stays in the first user
+// namespace; where that is refused it gets one of its own, and which of the
+// two works is tried, never guessed from the user id.
+func StartChild(ctx context.Context, c ChildConfig) (*Child, error) {
+	root, err := filepath.Abs(c.Root)
+	if err != nil {
+		return nil, fmt.Errorf("starting the engine: %w", err)
+	}
+	c.Root = root
+	if err := os.MkdirAll(filepath.Join(root, "tmp"), 0o700); err != nil {
+		return nil, &artifact.Error{Kind: artifact.KindFault, Op: "starting the engine", Place: root, Err: err}
+	}
+	child, err := startIn(ctx, c, modeRoot)
+	if refused(err) {
+		child, err = startIn(ctx, c, modeRootless)
+	}
+	if refused(err) {
+		err = &artifact.Error{
+			Kind: artifact.KindFault, Op: "starting the engine", Err: err,
+			Message: "this host gives no namespaces", Remedy: "drydock doctor names the setting that is missing",
+		}
+	}
+	return child, err
+}
+
+// listen makes the child's socket, in the state directory when its path is
+// short enough for a socket, else in a temporary one.
+func listen(root string) (l *net.UnixListener, path string, remove func(), err error) {
+	dir := filepath.Join(root, "run")
+	path = filepath.Join(dir, identity.NewID()+".sock")
+	remove = func() { os.Remove(path) }
+	if len(path) > socketRoom {
+		dir, err = os.MkdirTemp("", "drydock-")
+		if err != nil {
+			return nil, "", nil, fmt.Errorf("making the engine's socket: %w", err)
+		}
+		path = filepath.Join(dir, "engine.sock")
+		remove = func() { os.RemoveAll(dir) }
+	} else {
+		sweep(dir)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, "", nil, fmt.Errorf("making the engine's socket: %w", err)
+	}
+	l, err = net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, "", nil, fmt.Errorf("making the engine's socket: %w", err)
+	}
+	l.SetUnlinkOnClose(false) // the child goes on listening
+	return l, path, remove, nil
+}
+
+// sweep removes sockets nobody listens on any more.
+func sweep(dir string) {
+	old, _ := filepath.Glob(filepath.Join(dir, "*.sock"))
+	for _, path := range old {
+		c, err := net.DialTimeout("unix", path, time.Second)
+		if err == nil {
+			c.Close()
+		} else if errors.Is(err, unix.ECONNREFUSED) {
+			os.Remove(path)
+		}
+	}
+}
+
+func startIn(ctx context.Context, c ChildConfig, mode string) (_ *Child, err error) {
+	l, socket, remove, err := listen(c.Root)
+	if err != nil {
+		return nil, err
+	}
+	defer l.Close()
+	lf, err := l.File()
+	if err != nil {
+		remove()
+		return nil, fmt.Errorf("making the engine's socket: %w", err)
+	}
+	defer lf.Close()
+	r, w, err := os.Pipe()
+	if err != nil {
+		remove()
+		return nil, fmt.Errorf("starting the engine: %w", err)
+	}
+	defer r.Close()
+	config, err := json.Marshal(childConfig{
+		Root: c.Root, GatewaySocket: c.GatewaySocket, ImagesAddr: c.ImagesAddr, LockWait: c.LockWait, Owner: os.Getpid(),
+	})
+	if err != nil {
+		remove()
+		return nil, err
+	}
+	log := &tail{to: c.Log}
+	sp := jail.NewSpawner()
+	cmd, lifeline, err := spawn{
+		program: executable(c.Program), arg: argEngine, mode: mode, environ: c.Environ,
+		flags: unix.CLONE_NEWNS | unix.CLONE_NEWPID, tmp: filepath.Join(c.Root, "tmp"),
+		stderr: log, files: []*os.File{w, lf},
+	}.start(ctx, sp, config)
+	w.Close()
+	if err != nil {
+		sp.Close()
+		remove()
+		return nil, err
+	}
+	done := make(chan struct{})
+	var ended error
+	go func() {
+		ended = cmd.Wait()
+		sp.Close()
+		close(done)
+	}()
+	var once sync.Once
+	child := &Child{Socket: socket, Tier: TierNamespaces, Mode: mode, Done: done}
+	child.err = func() error {
+		select {
+		case <-done:
+			return ended
+		default:
+			return nil
+		}
+	}
+	child.stop = func() error {
+		once.Do(func() {
+			lifeline.Close()
+			select {
+			case <-done:
+			case <-time.After(stopTime):
+				_ = cmd.Process.Kill()
+				<-done
+			}
+			remove()
+		})
+		return nil
+	}
+	if err := awaitReady(ctx, r, mode, done, log); err != nil {
+		_ = cmd.Process.Kill()
+		_ = child.stop()
+		return nil, err
+	}
+	return child, nil
+}
+
+// awaitReady waits for the child's word.
+func awaitReady(ctx context.Context, r *os.File, mode string, done <-chan struct{}, log *tail) error {
+	stop := context.AfterFunc(ctx, func() { _ = r.SetReadDeadline(time.Now()) })
+	defer stop()
+	line, err := bufio.NewReader(r).ReadBytes('\n')
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err != nil {
+		<-done // so that its last words are complete
+		return &artifact.Error{
+			Kind: artifact.KindFault, Op: "starting the engine", Message: "its process ended early: " + log.String(),
+		}
+	}
+	var word ready
+	if err := json.Unmarshal(line, &word); err != nil {
+		return fmt.Errorf("starting the engine: %w", err)
+	}
+	switch {
+	case word.OK:
+		return nil
+	case word.Error == nil:
+		return errors.New("starting the engine: it gave no reason")
+	case word.Mode:
+		return &namespaceError{mode: mode, err: fmt.Errorf("%s: %w", word.Error.Message, unix.EPERM)}
+	}
+	return word.Error.error()
+}
+
+// tail passes a log on and remembers its end.
+type tail struct {
+	to  io.Writer
+	mu  sync.Mutex
+	buf []byte
+}
+
+func (t *tail) Write(b []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.buf = append(t.buf, b...)
+	if n := len(t.buf) - tailSize; n > 0 {
+		t.buf = append(t.buf[:0], t.buf[n:]...)
+	}
+	if t.to != nil {
+		_, _ = t.to.Write(b) // a log that cannot be written stops nothing
+	}
+	return len(b), nil
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.buf) == 0 {
+		return "it said nothing"
+	}
+	return string(bytes.TrimSpace(t.buf))
+}

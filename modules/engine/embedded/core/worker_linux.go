@@ -1,0 +1,210 @@
+package core
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/diff/apply"
+	ctdmetadata "github.com/containerd/containerd/v2/core/metadata"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/plugins/content/local"
+	"github.com/containerd/containerd/v2/plugins/diff/walking"
+	"github.com/containerd/containerd/v2/plugins/snapshots/native"
+	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
+	"github.com/containerd/containerd/v2/plugins/snapshots/overlay/overlayutils"
+	"github.com/containerd/platforms"
+	"github.com/moby/buildkit/cache/metadata"
+	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/client/llb/sourceresolver"
+	"github.com/moby/buildkit/frontend"
+	"github.com/moby/buildkit/session"
+	containerdsnapshot "github.com/moby/buildkit/snapshot/containerd"
+	"github.com/moby/buildkit/solver"
+	"github.com/moby/buildkit/solver/llbsolver/linuxresources"
+	"github.com/moby/buildkit/solver/llbsolver/ops"
+	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/buildkit/util/leaseutil"
+	"github.com/moby/buildkit/worker"
+	"github.com/moby/buildkit/worker/base"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+	bolt "go.etcd.io/bbolt"
+
+	"drydock/modules/engine/embedded/executor"
+)
+
+const (
+	namespace = "drydock"
+	gigabyte  = 1_000_000_000
+	// dbTimeout: the engine's lock keeps others away, so a database that is
+	// still held is an error and not something to wait for
+	dbTimeout = 5 * time.Second
+)
+
+// boundWorker is BuildKit's worker with our executor bound to the build step
+// it runs, and without the sources that would reach out.
+type boundWorker struct {
+	*base.Worker
+	exec *executor.Executor
+}
+
+var _ worker.Worker = (*boundWorker)(nil)
+
+// ResolveOp is base.Worker's but for what runs and what is fetched.
+func (w *boundWorker) ResolveOp(v solver.Vertex, s frontend.FrontendLLBBridge, sm *session.Manager, p worker.ProxyOpt) (solver.Op, error) {
+	op, ok := v.Sys().(*pb.Op)
+	if !ok {
+		return w.Worker.ResolveOp(v, s, sm, p)
+	}
+	switch o := op.Op.(type) {
+	case *pb.Op_Source:
+		if err := refuseSource(o.Source.Identifier); err != nil {
+			return nil, err
+		}
+	case *pb.Op_Exec:
+		var resources *pb.LinuxResources
+		if m, ok := v.Options().Metadata.(*linuxresources.Metadata); ok && m != nil {
+			resources = m.LinuxResources
+		}
+		exec := w.exec.Bind(executor.Vertex{Digest: v.Digest().String(), Name: v.Name(), Platform: op.Platform})
+		return ops.NewExecOp(v, o, op.Platform, w.CacheMgr, w.ParallelismSem, sm, exec, w.Worker, resources, false)
+	}
+	return w.Worker.ResolveOp(v, s, sm, p)
+}
+
+// ResolveSourceMetadata refuses what ResolveOp would.
+func (w *boundWorker) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp, opt sourceresolver.Opt, sm *session.Manager, job solver.JobContext) (*sourceresolver.MetaResponse, error) {
+	if err := refuseSource(op.Identifier); err != nil {
+		return nil, err
+	}
+	return w.Worker.ResolveSourceMetadata(ctx, op, opt, sm, job)
+}
+
+// Close stops the steps first.
+func (w *boundWorker) Close() error {
+	w.exec.Close()
+	return w.Worker.Close()
+}
+
+func newWorker(ctx context.Context, o Options, open *stack) (*boundWorker, error) {
+	exec, err := executor.New(executor.Options{Root: filepath.Join(o.Root, "steps"), GatewaySocket: o.GatewaySocket})
+	if err != nil {
+		return nil, err
+	}
+	opt, err := workerOpt(ctx, o, open)
+	if err != nil {
+		exec.Close()
+		return nil, err
+	}
+	opt.Executor = exec
+	opt.RegistryHosts = registryHosts(o.ImagesAddr)
+	w, err := base.NewWorker(ctx, opt)
+	if err != nil {
+		exec.Close()
+		return nil, fmt.Errorf("starting the worker: %w", err)
+	}
+	return &boundWorker{Worker: w, exec: exec}, nil
+}
+
+func workerOpt(ctx context.Context, o Options, open *stack) (base.WorkerOpt, error) {
+	var none base.WorkerOpt
+	name, newSnapshotter := chooseSnapshotter(o)
+	// each kind of snapshotter has its own state: they cannot read each other's
+	root := filepath.Join(o.Root, name)
+	if err := os.MkdirAll(root, 0o700); err != nil {
+		return none, err
+	}
+	sn, err := newSnapshotter(filepath.Join(root, "snapshots"))
+	if err != nil {
+		return none, fmt.Errorf("opening snapshots: %w", err)
+	}
+	open.push(sn.Close)
+	content, err := local.NewStore(filepath.Join(root, "content"))
+	if err != nil {
+		return none, fmt.Errorf("opening the content store: %w", err)
+	}
+	db, err := bolt.Open(filepath.Join(root, "containerdmeta.db"), 0o600, &bolt.Options{
+		FreelistType: bolt.FreelistMapType, Timeout: dbTimeout, NoSync: true,
+	})
+	if err != nil {
+		return none, fmt.Errorf("opening the content database: %w", err)
+	}
+	open.push(db.Close)
+	mdb := ctdmetadata.NewDB(db, content, map[string]snapshots.Snapshotter{name: sn})
+	if err := mdb.Init(ctx); err != nil {
+		return none, fmt.Errorf("opening the content database: %w", err)
+	}
+	store := containerdsnapshot.NewContentStore(mdb.ContentStore(), namespace)
+	id, err := base.ID(root)
+	if err != nil {
+		return none, err
+	}
+	md, err := metadata.NewStore(filepath.Join(root, "metadata_v2.db"))
+	if err != nil {
+		return none, err
+	}
+	return base.WorkerOpt{
+		ID: id, Root: root,
+		Labels:          map[string]string{"drydock.snapshotter": name},
+		Platforms:       nativePlatforms(),
+		GCPolicy:        gcPolicy(),
+		BuildkitVersion: client.BuildkitVersion{Package: "drydock", Version: "v0.33.0"},
+		Snapshotter:     containerdsnapshot.NewSnapshotter(name, mdb.Snapshotter(name), namespace, nil),
+		ContentStore:    store,
+		Applier:         apply.NewFileSystemApplier(store),
+		Differ:          walking.NewWalkingDiff(store),
+		LeaseManager:    leaseutil.WithNamespace(ctdmetadata.NewLeaseManager(mdb), namespace),
+		GarbageCollect:  mdb.GarbageCollect,
+		MountPoolRoot:   filepath.Join(root, "cachemounts"),
+		MetadataStore:   md,
+	}, nil
+}
+
+// nativePlatforms lists this machine's platform first: it is $BUILDPLATFORM.
+// The others can be built for as long as nothing of them has to run.
+func nativePlatforms() []ocispecs.Platform {
+	native := platforms.Normalize(platforms.DefaultSpec())
+	out := []ocispecs.Platform{native}
+	for _, arch := range []string{"amd64", "arm64"} {
+		if arch != native.Architecture {
+			out = append(out, ocispecs.Platform{OS: "linux", Architecture: arch})
+		}
+	}
+	return out
+}
+
+// chooseSnapshotter takes overlay when it can be mounted here, also inside a
+// user namespace, else plain copies.
+func chooseSnapshotter(o Options) (string, func(string) (snapshots.Snapshotter, error)) {
+	err := overlayutils.Supported(o.Root)
+	if err == nil {
+		return "overlayfs", func(root string) (snapshots.Snapshotter, error) { return overlay.NewSnapshotter(root) }
+	}
+	if o.Log != nil {
+		fmt.Fprintf(o.Log, "overlay cannot be used on %s, every step copies its root instead: %v\n", o.Root, err)
+	}
+	return "native", native.NewSnapshotter
+}
+
+// gcPolicy keeps what is cheap to make again for two days once it is large,
+// the rest for two months, and all of it under a cap.
+func gcPolicy() []client.PruneInfo {
+	return []client.PruneInfo{
+		{
+			Filter:       []string{"type==source.local", "type==exec.cachemount"},
+			KeepDuration: 48 * time.Hour, MaxUsedSpace: 4 * gigabyte,
+		},
+		{KeepDuration: 60 * 24 * time.Hour, ReservedSpace: 10 * gigabyte, MaxUsedSpace: 40 * gigabyte},
+		{ReservedSpace: 10 * gigabyte, MaxUsedSpace: 40 * gigabyte},
+		{All: true, ReservedSpace: 10 * gigabyte, MaxUsedSpace: 40 * gigabyte},
+	}
+}
+
+// scheme is what stands before "://" in a source's identifier.
+func scheme(identifier string) string {
+	s, _, _ := strings.Cut(identifier, "://")
+	return s
+}

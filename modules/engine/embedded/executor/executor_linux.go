@@ -1,0 +1,194 @@
+// Package executor runs the steps of the embedded engine: each in namespaces
+// of its own under an init of ours, with a container's privileges, and with
+// no network but the mirror gateway.
+package executor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/containerd/platforms"
+	bkexec "github.com/moby/buildkit/executor"
+	resourcestypes "github.com/moby/buildkit/executor/resources/types"
+	gatewayapi "github.com/moby/buildkit/frontend/gateway/pb"
+	"github.com/moby/buildkit/identity"
+	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/buildkit/util/archutil"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"drydock/modules/engine/embedded/initproc"
+	"drydock/modules/jail"
+)
+
+// NetworkEnv is the variable that, set to NetworkNone, takes the gateway from
+// a step. It never reaches the step.
+const (
+	NetworkEnv  = "DRYDOCK_NETWORK"
+	NetworkNone = "none"
+)
+
+// Options configure an Executor.
+type Options struct {
+	Root          string // directory of running steps
+	GatewaySocket string // "" leaves steps with loopback only
+}
+
+// Executor runs steps.
+type Executor struct {
+	opt     Options
+	spawner *jail.Spawner
+}
+
+// Vertex is the build step a process belongs to.
+type Vertex struct {
+	Digest   string
+	Name     string // as people read it: "RUN make"
+	Platform *pb.Platform
+}
+
+var _ bkexec.Executor = (*Executor)(nil)
+
+// New prepares Root, clearing what a killed engine left in it.
+func New(opt Options) (*Executor, error) {
+	if err := os.RemoveAll(opt.Root); err != nil {
+		return nil, fmt.Errorf("clearing old steps: %w", err)
+	}
+	if err := os.MkdirAll(opt.Root, 0o700); err != nil {
+		return nil, fmt.Errorf("preparing for steps: %w", err)
+	}
+	return &Executor{opt: opt, spawner: jail.NewSpawner()}, nil
+}
+
+// Close ends every step that still runs.
+func (e *Executor) Close() { e.spawner.Close() }
+
+// Bind gives an executor for the processes of one step.
+func (e *Executor) Bind(v Vertex) bkexec.Executor { return &bound{e, v} }
+
+type bound struct {
+	e *Executor
+	v Vertex
+}
+
+func (b *bound) Run(ctx context.Context, id string, root bkexec.Mount, mounts []bkexec.Mount, p bkexec.ProcessInfo, started chan<- struct{}) (resourcestypes.Recorder, error) {
+	return nil, b.e.run(ctx, b.v, id, root, mounts, p, started)
+}
+
+func (b *bound) Exec(ctx context.Context, id string, p bkexec.ProcessInfo) error {
+	return b.e.Exec(ctx, id, p)
+}
+
+// Run runs a process that belongs to no build step; it has no gateway.
+func (e *Executor) Run(ctx context.Context, id string, root bkexec.Mount, mounts []bkexec.Mount, p bkexec.ProcessInfo, started chan<- struct{}) (resourcestypes.Recorder, error) {
+	return nil, e.run(ctx, Vertex{}, id, root, mounts, p, started)
+}
+
+// Exec is not offered: nothing the engine serves joins a running step.
+func (e *Executor) Exec(context.Context, string, bkexec.ProcessInfo) error {
+	return errors.New("the embedded engine does not start further processes in a running step")
+}
+
+func (e *Executor) run(ctx context.Context, v Vertex, id string, root bkexec.Mount, mounts []bkexec.Mount, p bkexec.ProcessInfo, started chan<- struct{}) (err error) {
+	var once sync.Once
+	markStarted := func() {
+		if started != nil {
+			once.Do(func() { close(started) })
+		}
+	}
+	defer markStarted()
+	if err := checkPlatform(v.Platform); err != nil {
+		return err
+	}
+	if id == "" {
+		id = identity.NewID()
+	}
+	if err := bkexec.ValidContainerID(id); err != nil {
+		return err
+	}
+	s := &step{e: e, vertex: v, dir: filepath.Join(e.opt.Root, id), process: p, markStarted: markStarted}
+	gateway := e.opt.GatewaySocket != "" && v.Digest != "" && p.Meta.NetMode != pb.NetMode_NONE
+	env := make([]string, 0, len(p.Meta.Env))
+	for _, kv := range p.Meta.Env {
+		if name, value, _ := strings.Cut(kv, "="); name == NetworkEnv {
+			gateway = gateway && value != NetworkNone
+			continue
+		}
+		env = append(env, kv)
+	}
+	if gateway {
+		env = bkexec.ReplaceEnv(env, gatewayEnv())
+	}
+	if err := os.Mkdir(s.dir, 0o700); err != nil {
+		return fmt.Errorf("preparing the step: %w", err)
+	}
+	defer s.cleanup()
+	if err := s.prepare(ctx, root, mounts, env, gateway); err != nil {
+		return err
+	}
+	return s.execute(ctx)
+}
+
+// checkPlatform refuses what this kernel cannot execute before it fails with
+// an exec format error.
+func checkPlatform(p *pb.Platform) error {
+	if p == nil {
+		return nil
+	}
+	want := platforms.Normalize(ocispecs.Platform{OS: p.OS, Architecture: p.Architecture, Variant: p.Variant})
+	for _, have := range archutil.SupportedPlatforms(false) {
+		if platforms.Only(have).Match(want) {
+			return nil
+		}
+	}
+	return fmt.Errorf("this engine cannot execute %s: build on the engine's platform and copy the result "+
+		"(FROM --platform=$BUILDPLATFORM, then cross-compile)", platforms.Format(want))
+}
+
+// exitError says how a step ended, as BuildKit's callers expect it; nil when
+// the code is one the step may end with.
+func exitError(ctx context.Context, r initproc.Report, valid []int, note string) error {
+	if valid == nil && r.Code == 0 || slices.Contains(valid, r.Code) {
+		return nil
+	}
+	e := &gatewayapi.ExitError{ExitCode: uint32(r.Code)}
+	switch {
+	case ctx.Err() != nil:
+		e.Err = fmt.Errorf("exit code: %d: %w", r.Code, context.Cause(ctx))
+	case r.Signal != 0:
+		e.Err = fmt.Errorf("exit code: %d (%s)%s", r.Code, syscall.Signal(r.Signal), note)
+	case note != "":
+		e.Err = fmt.Errorf("exit code: %d%s", r.Code, note)
+	}
+	return e
+}
+
+func writeFile(path, content string) (string, error) {
+	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+		return "", fmt.Errorf("preparing the step: %w", err)
+	}
+	return path, nil
+}
+
+// writer is stdout or stderr of the step; the gateway's refusals are written
+// between what the process writes.
+type writer struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (w *writer) Write(b []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.w == nil {
+		return len(b), nil
+	}
+	return w.w.Write(b)
+}

@@ -1,0 +1,263 @@
+package executor
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"drydock/modules/artifact"
+	"drydock/modules/engine/embedded/initproc"
+)
+
+const (
+	// drainTime is how long the last refusals may take to arrive after the
+	// process has ended: they are in the socket already.
+	drainTime = 20 * time.Millisecond
+	// persistTime is how long the gateway may take to write down materials.
+	persistTime = 10 * time.Second
+	dialTime    = 10 * time.Second
+)
+
+func gatewayEnv() []string {
+	base := "http://" + initproc.GatewayHost
+	env := make([]string, 0, 8)
+	for _, k := range []string{"http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"} {
+		env = append(env, k+"="+base+":80")
+	}
+	return append(env, "no_proxy=localhost,127.0.0.1,::1", "NO_PROXY=localhost,127.0.0.1,::1",
+		"GOPROXY="+base+"/go", "npm_config_registry="+base+"/npm/")
+}
+
+// hello is the first line of every connection to the gateway.
+type hello struct {
+	Kind  string `json:"kind"`
+	Proto string `json:"proto,omitempty"`
+	Step  string `json:"step"`
+	Name  string `json:"name,omitempty"`
+}
+
+// refusal is what the gateway says when a step wanted what it may not have.
+type refusal struct {
+	URL    string `json:"url"`
+	Rule   string `json:"rule"`
+	Reason string `json:"reason"`
+	Remedy string `json:"remedy"`
+}
+
+func (r *refusal) Error() string {
+	s := fmt.Sprintf("refused %s by rule %s: %s", r.URL, r.Rule, r.Reason)
+	if r.Remedy != "" {
+		s += " (" + r.Remedy + ")"
+	}
+	return s
+}
+
+// gatewayFault is our own failure to reach the gateway, not the step's.
+type gatewayFault struct{ err error }
+
+func (f *gatewayFault) Error() string { return f.err.Error() }
+
+// link joins a step's network to the gateway.
+type link struct {
+	vertex Vertex
+	socket string
+	stderr io.Writer
+	kill   func()
+
+	control   *net.UnixConn
+	listening []io.Closer
+	reading   chan struct{} // closed when the control connection was read to its end
+
+	mu     sync.Mutex
+	first  *refusal
+	timer  *time.Timer
+	names  []string
+	conns  map[net.Conn]struct{}
+	closed bool
+}
+
+func (g *link) dial(h hello) (*net.UnixConn, error) {
+	d := net.Dialer{Timeout: dialTime}
+	c, err := d.Dial("unix", g.socket)
+	if err != nil {
+		return nil, err
+	}
+	b, err := json.Marshal(h)
+	if err == nil {
+		_, err = c.Write(append(b, '\n'))
+	}
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c.(*net.UnixConn), nil
+}
+
+// open tells the gateway of the step and starts to answer on its listeners.
+func (g *link) open(files []*os.File) error {
+	defer func() {
+		for _, f := range files {
+			f.Close()
+		}
+	}()
+	if len(files) != 3 {
+		return fmt.Errorf("the step's init sent %d listeners, not 3", len(files))
+	}
+	control, err := g.dial(hello{Kind: "step", Step: g.vertex.Digest, Name: g.vertex.Name})
+	if err != nil {
+		return &gatewayFault{&artifact.Error{
+			Kind: artifact.KindFault, Op: "reaching the mirror gateway", Message: "the step cannot have a network", Err: err,
+		}}
+	}
+	g.control, g.reading, g.conns = control, make(chan struct{}), map[net.Conn]struct{}{}
+	go g.readRefusals()
+	for i, proto := range []string{"http", "tls"} {
+		l, err := net.FileListener(files[i])
+		if err != nil {
+			return fmt.Errorf("taking the step's listener: %w", err)
+		}
+		g.listening = append(g.listening, l)
+		go g.accept(l, proto)
+	}
+	p, err := net.FilePacketConn(files[2])
+	if err != nil {
+		return fmt.Errorf("taking the step's listener: %w", err)
+	}
+	g.listening = append(g.listening, p)
+	go answerNames(p, g.lookedUp)
+	return nil
+}
+
+func (g *link) readRefusals() {
+	defer close(g.reading)
+	for sc := bufio.NewScanner(g.control); sc.Scan(); {
+		var line struct{ Refused *refusal }
+		if json.Unmarshal(sc.Bytes(), &line) != nil || line.Refused == nil {
+			continue
+		}
+		r := line.Refused
+		fmt.Fprintf(g.stderr, "drydock: refused %s by rule %s: %s\n", r.URL, r.Rule, r.Reason)
+		g.mu.Lock()
+		if g.first == nil {
+			g.first = r
+			g.timer = time.AfterFunc(refusalGrace, g.kill)
+		}
+		g.mu.Unlock()
+	}
+}
+
+func (g *link) lookedUp(name string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if name != initproc.GatewayHost && !slices.Contains(g.names, name) && len(g.names) < 20 {
+		g.names = append(g.names, name)
+	}
+}
+
+// note is what to add when a step failed by itself: a name it asked for may
+// be why, when it then tried a port nobody answers on.
+func (g *link) note() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.names) == 0 {
+		return ""
+	}
+	return "; name lookups: " + strings.Join(g.names, ", ") + " (a step reaches nothing but the mirror gateway)"
+}
+
+func (g *link) accept(l net.Listener, proto string) {
+	for {
+		c, err := l.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			time.Sleep(10 * time.Millisecond) // out of descriptors: some will be closed
+			continue
+		}
+		if !g.track(c) {
+			c.Close()
+			return
+		}
+		go g.splice(c.(*net.TCPConn), proto)
+	}
+}
+
+func (g *link) track(c net.Conn) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return false
+	}
+	g.conns[c] = struct{}{}
+	return true
+}
+
+func (g *link) splice(c *net.TCPConn, proto string) {
+	defer func() {
+		c.Close()
+		g.mu.Lock()
+		delete(g.conns, c)
+		g.mu.Unlock()
+	}()
+	up, err := g.dial(hello{Kind: "conn", Proto: proto, Step: g.vertex.Digest})
+	if err != nil {
+		fmt.Fprintf(g.stderr, "drydock: the mirror gateway does not answer: %v\n", err)
+		return
+	}
+	defer up.Close()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = io.Copy(up, c)
+		_ = up.CloseWrite()
+	}()
+	_, _ = io.Copy(c, up)
+	_ = c.CloseWrite()
+	// the gateway has said all it will: do not wait for the step to agree
+	_ = c.SetReadDeadline(time.Now().Add(time.Second))
+	<-done
+}
+
+// close ends the link and returns the first refusal, if there was one. It
+// waits until the gateway has written down what the step fetched.
+func (g *link) close(ok bool) error {
+	for _, l := range g.listening {
+		l.Close()
+	}
+	if g.control == nil {
+		return nil
+	}
+	defer g.control.Close()
+	g.mu.Lock()
+	g.closed = true
+	for c := range g.conns {
+		c.Close()
+	}
+	g.mu.Unlock()
+	_ = g.control.SetReadDeadline(time.Now().Add(drainTime))
+	<-g.reading
+	g.mu.Lock()
+	first := g.first
+	if g.timer != nil {
+		g.timer.Stop()
+	}
+	g.mu.Unlock()
+	if err := json.NewEncoder(g.control).Encode(map[string]bool{"ok": ok && first == nil}); err == nil {
+		_ = g.control.CloseWrite()
+		_ = g.control.SetReadDeadline(time.Now().Add(persistTime))
+		_, _ = io.Copy(io.Discard, g.control)
+	}
+	if first == nil {
+		return nil
+	}
+	return first
+}

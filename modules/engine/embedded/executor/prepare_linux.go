@@ -1,0 +1,232 @@
+package executor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/continuity/fs"
+	bkexec "github.com/moby/buildkit/executor"
+	"github.com/moby/buildkit/util/rootless/mountopts"
+	"github.com/moby/sys/user"
+	"github.com/moby/sys/userns"
+	"golang.org/x/sys/unix"
+
+	"drydock/modules/engine/embedded/initproc"
+)
+
+const defaultHostname = "drydock"
+
+// step is one running process and what was made for it.
+type step struct {
+	e           *Executor
+	vertex      Vertex
+	dir         string
+	process     bkexec.ProcessInfo
+	spec        initproc.Spec
+	markStarted func()
+	undo        []func() error
+}
+
+func (s *step) later(f func() error) { s.undo = append(s.undo, f) }
+
+// cleanup undoes, last first. What fails is left to the next engine's New.
+func (s *step) cleanup() {
+	for i := len(s.undo) - 1; i >= 0; i-- {
+		_ = s.undo[i]()
+	}
+	_ = os.RemoveAll(s.dir)
+}
+
+// prepare mounts the root file system and collects what the init will mount.
+func (s *step) prepare(ctx context.Context, root bkexec.Mount, mounts []bkexec.Mount, env []string, gateway bool) error {
+	meta := s.process.Meta
+	rootfs := filepath.Join(s.dir, "rootfs")
+	if err := s.mount(ctx, root.Src, rootfs); err != nil {
+		return fmt.Errorf("mounting the root file system: %w", err)
+	}
+	clean := bkexec.MountStubsCleaner(context.WithoutCancel(ctx), rootfs,
+		append([]bkexec.Mount{{Dest: "/etc/hostname"}}, mounts...), meta.RemoveMountStubsRecursive)
+	s.later(func() error { clean(); return nil })
+
+	who, err := lookupUser(rootfs, meta.User)
+	if err != nil {
+		return fmt.Errorf("finding user %q in the image: %w", meta.User, err)
+	}
+	if err := makeCwd(rootfs, meta.Cwd, who); err != nil {
+		return err
+	}
+	hostname := meta.Hostname
+	if hostname == "" {
+		hostname = defaultHostname
+	}
+	s.spec = initproc.Spec{
+		Root: rootfs, ReadOnly: root.Readonly || meta.ReadonlyRootFS, Hostname: hostname,
+		Args: meta.Args, Env: withHome(env, who.Home), Cwd: filepath.Clean("/" + meta.Cwd),
+		UID: uint32(who.Uid), GID: uint32(who.Gid), Groups: []uint32{uint32(who.Gid)},
+		Gateway: gateway, Rlimits: rlimits(meta.Ulimit),
+	}
+	for _, g := range who.Sgids {
+		s.spec.Groups = append(s.spec.Groups, uint32(g))
+	}
+	if err := s.nameFiles(hostname, gateway); err != nil {
+		return err
+	}
+	for i, m := range mounts {
+		if err := s.addMount(ctx, m, filepath.Join(s.dir, fmt.Sprintf("mount%d", i))); err != nil {
+			return fmt.Errorf("mounting %s: %w", m.Dest, err)
+		}
+	}
+	return nil
+}
+
+// mount mounts src at target in the engine's own mount namespace.
+func (s *step) mount(ctx context.Context, src bkexec.Mountable, target string) error {
+	mounts, err := s.open(ctx, src, false)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(target, 0o700); err != nil {
+		return err
+	}
+	return s.mountAll(mounts, target)
+}
+
+func (s *step) mountAll(mounts []mount.Mount, target string) error {
+	if err := mount.All(mounts, target); err != nil {
+		return err
+	}
+	s.later(func() error { return unix.Unmount(target, unix.MNT_DETACH) })
+	return nil
+}
+
+func (s *step) open(ctx context.Context, src bkexec.Mountable, readonly bool) ([]mount.Mount, error) {
+	ref, err := src.Mount(ctx, readonly)
+	if err != nil {
+		return nil, err
+	}
+	mounts, release, err := ref.Mount()
+	if err != nil {
+		return nil, err
+	}
+	if release != nil {
+		s.later(release)
+	}
+	if userns.RunningInUserNS() {
+		return mountopts.FixUp(mounts)
+	}
+	return mounts, nil
+}
+
+// addMount makes one mount of the step a bind mount for the init. Plain binds
+// are passed as they are (they may be of a file), others are mounted first.
+func (s *step) addMount(ctx context.Context, m bkexec.Mount, stage string) error {
+	if m.Src == nil {
+		return errors.New("the mount has no source")
+	}
+	mounts, err := s.open(ctx, m.Src, m.Readonly)
+	if err != nil {
+		return err
+	}
+	out := initproc.Mount{Selector: m.Selector, Dest: m.Dest, ReadOnly: m.Readonly, Source: stage}
+	if len(mounts) == 1 && mounts[0].Type == "bind" {
+		out.Source = mounts[0].Source
+		out.ReadOnly = out.ReadOnly || mounts[0].ReadOnly()
+		s.spec.Mounts = append(s.spec.Mounts, out)
+		return nil
+	}
+	if err := os.Mkdir(stage, 0o700); err != nil {
+		return err
+	}
+	if err := s.mountAll(mounts, stage); err != nil {
+		return err
+	}
+	s.spec.Mounts = append(s.spec.Mounts, out)
+	return nil
+}
+
+// nameFiles are mounted over the image's, so that none of it stays in a layer.
+func (s *step) nameFiles(hostname string, gateway bool) error {
+	hosts := "127.0.0.1\tlocalhost " + hostname + "\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+	resolv := "# this step has no network\n"
+	if gateway {
+		hosts += initproc.GatewayIP + "\t" + initproc.GatewayHost + "\n"
+		resolv = "nameserver " + initproc.GatewayIP + "\noptions timeout:2 attempts:1\n"
+	}
+	for _, h := range s.process.Meta.ExtraHosts {
+		hosts += h.IP.String() + "\t" + h.Host + "\n"
+	}
+	for name, content := range map[string]string{"hosts": hosts, "resolv.conf": resolv, "hostname": hostname + "\n"} {
+		path, err := writeFile(filepath.Join(s.dir, name), content)
+		if err != nil {
+			return err
+		}
+		s.spec.Mounts = append(s.spec.Mounts, initproc.Mount{Source: path, Dest: "/etc/" + name, ReadOnly: true})
+	}
+	return nil
+}
+
+// maxUserFile is the most that is read of an image's passwd and group files.
+const maxUserFile = 10 << 20
+
+// lookupUser resolves user[:group], by name or number, in the image.
+func lookupUser(rootfs, spec string) (*user.ExecUser, error) {
+	var files [2]io.Reader
+	for i, name := range []string{"/etc/passwd", "/etc/group"} {
+		path, err := fs.RootPath(rootfs, name)
+		if err != nil {
+			continue
+		}
+		fi, err := os.Lstat(path)
+		if err != nil || !fi.Mode().IsRegular() {
+			continue
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			continue
+		}
+		defer f.Close()
+		files[i] = io.LimitReader(f, maxUserFile)
+	}
+	isDefault := spec == ""
+	if isDefault {
+		spec = "0"
+	}
+	u, err := user.GetExecUser(spec, &user.ExecUser{Home: "/"}, files[0], files[1])
+	if err != nil && isDefault {
+		return &user.ExecUser{Home: "/"}, nil
+	}
+	return u, err
+}
+
+func withHome(env []string, home string) []string {
+	for _, kv := range env {
+		if strings.HasPrefix(kv, "HOME=") {
+			return env
+		}
+	}
+	if home == "" {
+		home = "/"
+	}
+	return append(env, "HOME="+home)
+}
+
+// makeCwd makes the working directory, owned by the user, as WORKDIR promises.
+func makeCwd(rootfs, cwd string, who *user.ExecUser) error {
+	path, err := fs.RootPath(rootfs, cwd)
+	if err != nil {
+		return fmt.Errorf("resolving working directory %s: %w", cwd, err)
+	}
+	if _, err := os.Stat(path); err == nil {
+		return nil
+	}
+	if err := user.MkdirAllAndChown(path, 0o755, who.Uid, who.Gid); err != nil {
+		return fmt.Errorf("making working directory %s: %w", cwd, err)
+	}
+	return nil
+}

@@ -1,0 +1,68 @@
+// Package initproc is the first process of a step: it is re-executed into the
+// step's new namespaces, mounts what the step sees, turns into it, starts the
+// command with a container's privileges and stays as process 1 to reap and to
+// pass signals on. When it ends the kernel ends the whole step.
+//
+// It speaks with the executor over a socket on descriptor 3, in JSON lines:
+// the executor sends a Spec, Init answers with the gateway's listeners
+// (descriptors) when they were asked for, the executor says go, and Init
+// reports how it ended.
+package initproc
+
+// Arg is the argument that makes this executable a step's init.
+const Arg = "__drydock-step-init"
+
+// ControlFD is where the executor's socket is.
+const ControlFD = 3
+
+// Addresses of the gateway as a step sees it.
+const (
+	GatewayHost = "mirror.drydock.internal"
+	GatewayIP   = "198.18.0.1"
+)
+
+// Mount is one bind mount of the step.
+type Mount struct {
+	Source   string // path before the root changes
+	Selector string // path inside Source, resolved inside it
+	Dest     string // path inside the step, made when missing
+	ReadOnly bool
+}
+
+// Rlimit is one resource limit.
+type Rlimit struct {
+	Resource  int
+	Soft, Max uint64
+}
+
+// Spec is a step.
+type Spec struct {
+	Root     string // its root file system, mounted
+	ReadOnly bool
+	Hostname string
+	Mounts   []Mount
+	Args     []string
+	Env      []string
+	Cwd      string
+	UID, GID uint32
+	Groups   []uint32
+	Rlimits  []Rlimit
+	Gateway  bool // listen for the gateway
+}
+
+// Order is what the executor sends after the Spec.
+type Order struct {
+	Go     bool `json:"go,omitempty"`
+	Signal int  `json:"signal,omitempty"`
+}
+
+// Report is what Init sends. A report with Listeners carries three
+// descriptors: tcp 80, tcp 443, udp 53.
+type Report struct {
+	Listeners bool   `json:"listeners,omitempty"`
+	Started   bool   `json:"started,omitempty"`
+	Exited    bool   `json:"exited,omitempty"`
+	Code      int    `json:"code,omitempty"`   // exit code, or 128 and the signal
+	Signal    int    `json:"signal,omitempty"` // that ended it
+	Error     string `json:"error,omitempty"`  // the step could not be set up or started
+}
