@@ -286,6 +286,26 @@ func Changes(old, next *Lock) []string {
 	return out
 }
 
+// sameInputs says whether two locks differ in times and digests at most.
+func sameInputs(old, next *Lock) bool {
+	c := next.clone()
+	c.Epoch = old.Epoch
+	o := old.clone()
+	o.forget()
+	c.forget()
+	a, aerr := o.Marshal()
+	b, berr := c.Marshal()
+	return aerr == nil && berr == nil && bytes.Equal(a, b)
+}
+
+// forget takes the digests out.
+func (l *Lock) forget() {
+	l.Digest = ""
+	for i := range l.Platforms {
+		l.Platforms[i].Digest = ""
+	}
+}
+
 func toolchainVersion(t *LockedTarget) string {
 	if t.Toolchain == nil {
 		return "none"

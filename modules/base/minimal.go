@@ -153,6 +153,10 @@ func recordPackages(tree *rootfs.Tree, packages []unpacked) error {
 			return err
 		}
 	}
+	// Without its format file dpkg does not look for name:architecture.list.
+	if err := tree.WriteFile(dpkgDir+"/info/format", 0o644, []byte("1\n")); err != nil {
+		return err
+	}
 	return tree.WriteFile(dpkgDir+"/status", 0o644, status.Bytes())
 }
 

@@ -139,7 +139,7 @@ func addEntry(tree *rootfs.Tree, u *unpacked, h *tar.Header, body io.Reader, opt
 		return err
 	}
 	u.list = append(u.list, listed(clean))
-	if h.Typeflag != tar.TypeDir && excluded(clean) {
+	if excluded(clean) {
 		return nil
 	}
 	if opt.dropSetuid && h.Typeflag != tar.TypeDir {
@@ -170,7 +170,7 @@ func listed(clean string) string {
 // own slim images do, but keep every copyright file.
 func excluded(p string) bool {
 	for _, dir := range excludedDirs {
-		if rootfs.Within(p, dir) {
+		if p != dir && rootfs.Within(p, dir) {
 			return path.Base(p) != "copyright" || dir != docDir
 		}
 	}
