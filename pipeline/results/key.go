@@ -145,3 +145,9 @@ func Stat(path string) (string, error) {
 	}
 	return fmt.Sprintf("%d %d", info.Size(), info.ModTime().UnixNano()), nil
 }
+
+// NewContent is the digest of bytes as they are.
+func NewContent(b []byte) (artifact.Digest, error) {
+	sum := sha256.Sum256(b)
+	return artifact.Digest("sha256:" + hex.EncodeToString(sum[:])), nil
+}

@@ -1,0 +1,320 @@
+package line
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+
+	"drydock/catalog"
+	"drydock/modules/artifact"
+	"drydock/modules/base"
+	"drydock/modules/engine"
+	"drydock/modules/image"
+	"drydock/pipeline/plan"
+	"drydock/pipeline/results"
+	"drydock/pipeline/run"
+)
+
+// baseReady is a base the engine can pull.
+type baseReady struct {
+	Name      string
+	Digest    artifact.Digest
+	Epoch     int64
+	Layers    []artifact.Digest // diff ids, all platforms
+	Materials []artifact.Material
+}
+
+// baseSpec is what modules/base knows of a base of the catalog.
+func baseSpec(b catalog.Base) base.Spec {
+	return base.Spec{
+		Name: b.Name, Kind: b.Kind, Variant: b.Variant, Suite: b.Suite, Packages: b.Packages, Go: b.Go,
+		Image: b.Image, User: b.User, Platforms: b.Platforms, Env: b.Env, Place: b.Place,
+	}
+}
+
+// base makes a base ready, once however many nodes want it.
+func (l *Line) base(_ context.Context, n plan.Node, _ run.Inputs) (any, error) {
+	l.mu.Lock()
+	s, ok := l.bases[n.Base]
+	if !ok {
+		s = share(func() (baseReady, error) { return l.makeBase(l.ctx, n.Base) })
+		l.bases[n.Base] = s
+	}
+	l.mu.Unlock()
+	return s.get()
+}
+
+func (l *Line) makeBase(ctx context.Context, name string) (baseReady, error) {
+	b, ok := l.cfg.Catalog.Base(name)
+	if !ok {
+		return baseReady{}, &artifact.Error{Kind: artifact.KindUsage, Op: "resolving base", Place: name, Message: "not in the catalog"}
+	}
+	lock, err := l.lockOf(*b)
+	if err != nil {
+		return baseReady{}, err
+	}
+	if _, err := l.mirrors.get(); err != nil {
+		return baseReady{}, err
+	}
+	if lock == nil {
+		if lock, err = l.lockAnew(ctx, *b); err != nil {
+			return baseReady{}, err
+		}
+	}
+	res, err := l.builder().Build(ctx, baseSpec(*b), lock)
+	if err != nil {
+		return baseReady{}, err
+	}
+	if len(res.Changed) > 0 {
+		if err := l.recordDrift(*b, res); err != nil {
+			return baseReady{}, err
+		}
+	}
+	bases, err := l.basesReg.get()
+	if err != nil {
+		return baseReady{}, err
+	}
+	repo, err := bases.client.Repo(bases.where, name)
+	if err != nil {
+		return baseReady{}, err
+	}
+	if _, err := repo.PushLayout(ctx, res.Layout, res.Digest); err != nil {
+		return baseReady{}, err
+	}
+	layers, err := diffIDs(res.Layout, res.Platforms)
+	if err != nil {
+		return baseReady{}, err
+	}
+	return baseReady{Name: name, Digest: res.Digest, Epoch: res.Lock.Epoch, Layers: layers, Materials: res.Materials}, nil
+}
+
+// lockOf reads a base's committed lock; nil when there is none yet.
+func (l *Line) lockOf(b catalog.Base) (*base.Lock, error) {
+	path := filepath.Join(l.cfg.CatalogDir, b.LockPath)
+	lock, err := base.LoadLock(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return lock, err
+}
+
+func (l *Line) lockAnew(ctx context.Context, b catalog.Base) (*base.Lock, error) {
+	if l.cfg.Locked {
+		return nil, &artifact.Error{
+			Kind: artifact.KindFault, Op: "resolving base", Place: b.Place, Message: b.Name + " has no lock and --locked forbids to make one",
+			Remedy: "run drydock base update " + b.Name + " and commit " + b.LockPath,
+		}
+	}
+	set, err := l.mirrors.get()
+	if err != nil {
+		return nil, err
+	}
+	l.note("base %s has no lock: resolved to the newest packages (commit one with drydock base update %s)", b.Name, b.Name)
+	return base.Resolve(ctx, set, baseSpec(b))
+}
+
+// recordDrift tells that a locked base could not be had, and writes the lock
+// of what was built in its place to out/.
+func (l *Line) recordDrift(b catalog.Base, res *base.Result) error {
+	raw, err := res.Lock.Marshal()
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(l.cfg.Out, "locks", b.Name+".json")
+	if err := results.WriteFile(path, raw); err != nil {
+		return &artifact.Error{Kind: artifact.KindFault, Op: "writing lock", Place: path, Err: err, Remedy: "give a folder that can be written with --out"}
+	}
+	l.mu.Lock()
+	l.drifted[b.Name] = true
+	l.mu.Unlock()
+	for _, c := range res.Changed {
+		l.note("base %s: %s", b.Name, c)
+	}
+	l.note("base %s was resolved anew, its lock could not be served: see %s, and commit it with drydock base update %s", b.Name, path, b.Name)
+	return nil
+}
+
+// diffIDs lists the layers of every platform of a layout.
+func diffIDs(dir string, platforms map[string]artifact.Digest) ([]artifact.Digest, error) {
+	path, err := layout.FromPath(dir)
+	if err != nil {
+		return nil, fmt.Errorf("reading image layout: %w", err)
+	}
+	var out []artifact.Digest
+	for p, d := range platforms {
+		h, err := hash(d)
+		if err != nil {
+			return nil, err
+		}
+		raw, err := path.Bytes(h)
+		if err != nil {
+			return nil, fmt.Errorf("reading manifest of %s: %w", p, err)
+		}
+		ids, err := configLayers(path, raw)
+		if err != nil {
+			return nil, fmt.Errorf("reading config of %s: %w", p, err)
+		}
+		out = append(out, ids...)
+	}
+	return out, nil
+}
+
+// builtImage is one platform of an image, built and normalized.
+type builtImage struct {
+	*image.Built
+	Variant   *catalog.Variant
+	Platform  artifact.Platform
+	Name      string // of the build, for its materials
+	Epoch     int64
+	Bases     []baseReady
+	Materials []artifact.Material
+	Complete  bool // Materials is all the build fetched
+}
+
+// build makes one platform of an image.
+func (l *Line) build(ctx context.Context, n plan.Node, in run.Inputs) (any, error) {
+	img, variant, err := l.find(n)
+	if err != nil {
+		return nil, err
+	}
+	e, err := l.engine.get()
+	if err != nil {
+		return nil, err
+	}
+	step, err := l.stepProg.get()
+	if err != nil {
+		return nil, err
+	}
+	refs, bases, err := l.references(ctx, e, variant, in)
+	if err != nil {
+		return nil, err
+	}
+	text, err := img.Parsed.Rewrite(variant.Args, func(ref string) (string, error) {
+		to, ok := refs[ref]
+		if !ok {
+			return "", fmt.Errorf("%s builds on %q, which the plan does not resolve", img.DockerfilePath, ref)
+		}
+		return to, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	b := &builtImage{Variant: variant, Platform: *n.Platform, Name: n.ID, Bases: bases}
+	var layers []artifact.Digest
+	for _, r := range bases {
+		b.Epoch = max(b.Epoch, r.Epoch)
+		layers = append(layers, r.Layers...)
+	}
+	l.mu.Lock()
+	l.builds[b.Name] = plan.Image{Image: n.Image, Variant: n.Variant}.ID() + " " + n.Platform.String()
+	l.mu.Unlock()
+	b.Built, err = image.Build(ctx, e.Client, step, image.Source{
+		Name: b.Name, ContextDir: filepath.Join(l.cfg.CatalogDir, img.ContextDir), Ignore: img.Ignore,
+		Dockerfile: text, Target: img.Target, Args: variant.Args, Platform: *n.Platform, Epoch: b.Epoch, BaseLayers: layers,
+	})
+	if err != nil {
+		return nil, named(err, img)
+	}
+	box, err := l.gatewayBox.get()
+	if err != nil {
+		return nil, err
+	}
+	b.Materials, b.Complete = box.gateway.Materials(b.Name)
+	return b, nil
+}
+
+// named puts the path of the user's own Dockerfile into an error of its build.
+func named(err error, img *catalog.Image) error {
+	return &artifact.Error{Kind: kindOf(err), Op: "building", Place: img.DockerfilePath, Err: err}
+}
+
+func kindOf(err error) artifact.Kind {
+	var e *artifact.Error
+	if errors.As(err, &e) {
+		return e.Kind
+	}
+	return artifact.KindFault
+}
+
+// references gives the engine's spelling of everything the Dockerfile builds on.
+func (l *Line) references(ctx context.Context, e *engine.Engine, v *catalog.Variant, in run.Inputs) (map[string]string, []baseReady, error) {
+	refs := map[string]string{}
+	var bases []baseReady
+	ready := map[string]baseReady{}
+	for _, b := range run.All[baseReady](in) {
+		ready[b.Name] = b
+	}
+	pushes := map[string]*pushedImage{}
+	for _, p := range run.All[*pushedImage](in) {
+		pushes[p.ID] = p
+	}
+	for _, r := range v.Refs {
+		if r.Base != "" {
+			b, ok := ready[r.Base]
+			if !ok {
+				return nil, nil, fmt.Errorf("the plan does not make base %q ready", r.Base)
+			}
+			bases = append(bases, b)
+			refs[r.Spelling] = e.ImageRef(r.Base, b.Digest)
+			continue
+		}
+		p, ok := pushes[plan.Image{Image: r.Image, Variant: r.Variant}.ID()]
+		if !ok {
+			return nil, nil, fmt.Errorf("the plan does not build %q before its user", r.Spelling)
+		}
+		b, err := l.offer(ctx, p)
+		if err != nil {
+			return nil, nil, err
+		}
+		bases = append(bases, b)
+		refs[r.Spelling] = e.ImageRef(b.Name, b.Digest)
+	}
+	return refs, bases, nil
+}
+
+// offer puts an image of the catalog among the bases, for images that build on it.
+func (l *Line) offer(ctx context.Context, p *pushedImage) (baseReady, error) {
+	bases, err := l.basesReg.get()
+	if err != nil {
+		return baseReady{}, err
+	}
+	name := "images/" + p.Image
+	repo, err := bases.client.Repo(bases.where, name)
+	if err != nil {
+		return baseReady{}, err
+	}
+	if _, err := repo.PushLayout(ctx, p.Layout, p.Subject.Digest); err != nil {
+		return baseReady{}, err
+	}
+	layers, err := diffIDs(p.Layout, p.Manifests)
+	if err != nil {
+		return baseReady{}, err
+	}
+	return baseReady{Name: name, Digest: p.Subject.Digest, Epoch: p.Epoch, Layers: layers}, nil
+}
+
+// find is the catalog's entry behind a node.
+func (l *Line) find(n plan.Node) (*catalog.Image, *catalog.Variant, error) {
+	if img, ok := l.cfg.Catalog.Image(n.Image); ok {
+		for i := range img.Variants {
+			if img.Variants[i].Name == n.Variant {
+				return img, &img.Variants[i], nil
+			}
+		}
+	}
+	return nil, nil, fmt.Errorf("plan names %s:%s, the catalog has no such image", n.Image, n.Variant)
+}
+
+// layoutDir is where the finished layout of an image variant lies on this host.
+func (l *Line) layoutDir(image, variant string) (string, error) {
+	dir := filepath.Join(l.cfg.Cache, "layouts", filepath.FromSlash(image))
+	if variant == "" {
+		variant = "default"
+	}
+	return filepath.Join(dir, variant), os.MkdirAll(dir, 0o700)
+}

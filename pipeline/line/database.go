@@ -1,0 +1,156 @@
+package line
+
+import (
+	"context"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"drydock/modules/artifact"
+	"drydock/modules/mirror"
+	"drydock/modules/mirror/debian"
+	"drydock/modules/scan"
+	"drydock/modules/steprun/wire"
+)
+
+// database finds the vulnerability database to scan an image's packages with.
+func (l *Line) database(ctx context.Context, inv *inventory) (scan.DB, error) {
+	client, err := l.client()
+	if err != nil {
+		return scan.DB{}, err
+	}
+	step, err := l.stepProg.get()
+	if err != nil {
+		return scan.DB{}, err
+	}
+	set, err := l.mirrors.get()
+	if err != nil {
+		return scan.DB{}, err
+	}
+	m := l.cfg.Catalog.Mirrors
+	setting := m.VulnDB
+	if setting != "" && setting != "auto" && !strings.Contains(setting, "://") && !filepath.IsAbs(setting) {
+		setting = filepath.Join(l.cfg.CatalogDir, setting)
+	}
+	return scan.Resolver{
+		Setting: setting, Place: m.Place, CacheDir: l.cfg.Cache, GrypeCache: l.grypeCache(),
+		HTTP: &http.Client{Transport: viaMirror{set}}, Debian: l.changelogs(set), Client: client, StepBin: step,
+	}.Resolve(ctx, inv.Distro, inv.Sources)
+}
+
+// viaMirror is an http.RoundTripper that fetches as every mirror is fetched
+// from: with its credentials, proxies and authorities, through the content
+// store.
+type viaMirror struct{ set *mirror.Set }
+
+// RoundTrip answers GET requests.
+func (v viaMirror) RoundTrip(r *http.Request) (*http.Response, error) {
+	blob, err := v.set.FetchURL(r.Context(), r.URL.String(), "")
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.Open(blob.Path)
+	if err != nil {
+		return nil, err
+	}
+	return &http.Response{
+		Status: "200 OK", StatusCode: http.StatusOK, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: http.Header{}, Body: f, ContentLength: blob.Material.Size, Request: r,
+	}, nil
+}
+
+// grypeCache is where a grype on this machine keeps its database.
+func (l *Line) grypeCache() string {
+	if dir := l.getenv("GRYPE_DB_CACHE_DIR"); dir != "" {
+		return dir
+	}
+	cache := l.getenv("XDG_CACHE_HOME")
+	if cache == "" {
+		if home := l.getenv("HOME"); home != "" {
+			cache = filepath.Join(home, ".cache")
+		}
+	}
+	if cache == "" {
+		return ""
+	}
+	dir := filepath.Join(cache, "grype", "db")
+	if _, err := os.Stat(dir); err != nil {
+		return ""
+	}
+	return dir
+}
+
+// changelogs serves the newest .deb of a package from the Debian mirror: what
+// a database is built from where there is no other.
+type changelogs struct {
+	set   *mirror.Set
+	arch  string
+	once  sync.Once
+	newst map[string]located
+	err   error
+}
+
+// located is a package and the archive it lies in.
+type located struct {
+	debian.Package
+	archive string
+}
+
+func (l *Line) changelogs(set *mirror.Set) scan.Changelogs {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.logs == nil {
+		l.logs = &changelogs{set: set, arch: "amd64"}
+	}
+	return l.logs
+}
+
+// Package fetches the newest .deb of a binary package.
+func (c *changelogs) Package(ctx context.Context, p wire.SourcePackage) (string, artifact.Digest, error) {
+	c.once.Do(func() { c.newst, c.err = c.index(context.WithoutCancel(ctx)) })
+	if c.err != nil {
+		return "", "", c.err
+	}
+	at, ok := c.newst[p.Binary]
+	if !ok {
+		return "", "", &artifact.Error{
+			Kind: artifact.KindFault, Op: "building vulnerability database", Place: p.Binary, Err: mirror.ErrNotFound,
+			Message: "the Debian mirror has no such package", Remedy: "give a database with vulndb: in mirrors.yaml",
+		}
+	}
+	digest := artifact.Digest("sha256:" + at.SHA256)
+	blob, err := c.set.Fetch(ctx, mirror.Request{
+		Ecosystem: mirror.Debian, Path: at.archive + "/" + at.Filename, SHA256: digest, Size: at.Size,
+	})
+	if err != nil {
+		return "", "", err
+	}
+	return blob.Path, digest, nil
+}
+
+// index is every package's newest version over all suites.
+func (c *changelogs) index(ctx context.Context) (map[string]located, error) {
+	sources, err := c.set.Debian(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]located{}
+	for _, src := range sources {
+		for _, suite := range src.Suites {
+			for _, component := range src.Components {
+				packages, err := c.set.Packages(ctx, src, suite, component, c.arch)
+				if err != nil {
+					return nil, err
+				}
+				for _, p := range packages {
+					if have, ok := out[p.Name]; !ok || debian.Compare(p.Version, have.Version) > 0 {
+						out[p.Name] = located{p, src.Archive}
+					}
+				}
+			}
+		}
+	}
+	return out, nil
+}

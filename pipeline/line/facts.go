@@ -1,0 +1,234 @@
+package line
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"drydock/catalog"
+	"drydock/modules/artifact"
+	"drydock/modules/base"
+	"drydock/modules/mirror"
+	"drydock/pipeline/plan"
+	"drydock/pipeline/report"
+	"drydock/pipeline/results"
+)
+
+// facts is what earlier runs found out about this machine, so that a run in
+// which nothing changed can say it without asking again.
+type facts struct {
+	Version int           `json:"version"`
+	Engine  report.Engine `json:"engine"`
+}
+
+func (l *Line) factsFile() string { return filepath.Join(l.cfg.Cache, "facts.json") }
+
+// readFacts gives the zero facts when there are none that can be read.
+func (l *Line) readFacts() facts {
+	f := facts{}
+	raw, err := os.ReadFile(l.factsFile())
+	if err != nil || json.Unmarshal(raw, &f) != nil || f.Version != 1 {
+		f = facts{Version: 1}
+	}
+	return f
+}
+
+func (l *Line) writeFacts(change func(*facts)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f := l.readFacts()
+	change(&f)
+	if raw, err := json.MarshalIndent(f, "", "  "); err == nil {
+		_ = results.WriteFile(l.factsFile(), raw) // a cache: the next run asks again
+	}
+}
+
+func (l *Line) rememberEngine(e report.Engine) {
+	if l.readFacts().Engine != e {
+		l.writeFacts(func(f *facts) { f.Engine = e })
+	}
+}
+
+func (l *Line) recalledEngine() report.Engine { return l.readFacts().Engine }
+
+// MirrorSet is the mirrors of this machine; no network is touched by asking.
+func (l *Line) MirrorSet() (*mirror.Set, error) { return l.mirrors.get() }
+
+// Mirrors lists the mirrors found, for display.
+func (l *Line) Mirrors() ([]plan.Mirror, error) {
+	set, err := l.mirrors.get()
+	if err != nil {
+		return nil, err
+	}
+	out := []plan.Mirror{}
+	for _, eco := range []string{mirror.Debian, mirror.Go, mirror.Npm, mirror.OCI} {
+		e, err := set.Endpoint(eco)
+		if err != nil {
+			continue // only the images that need it fail, when they ask
+		}
+		out = append(out, plan.Mirror{Ecosystem: eco, URL: e.URL, Public: e.Public, Source: e.Source})
+	}
+	return out, nil
+}
+
+// usedMirrors are the mirrors materials came from.
+func (l *Line) usedMirrors(materials []artifact.Material) []report.Mirror {
+	set, err := l.mirrors.get()
+	if err != nil {
+		return nil
+	}
+	seen := map[string]bool{}
+	var out []report.Mirror
+	for _, m := range materials {
+		if seen[m.Ecosystem] {
+			continue
+		}
+		seen[m.Ecosystem] = true
+		if e, err := set.Endpoint(m.Ecosystem); err == nil {
+			out = append(out, report.Mirror{Ecosystem: e.Ecosystem, URL: e.URL, Public: e.Public || m.Public})
+		}
+	}
+	return out
+}
+
+// tainted says that an image stands on a base that was not built as locked: its
+// result is not remembered, so that the next run says so again.
+func (l *Line) tainted(id string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	name, variant, _ := strings.Cut(id, ":")
+	img, ok := l.cfg.Catalog.Image(name)
+	if !ok {
+		return true
+	}
+	for _, v := range img.Variants {
+		if v.Name != variant {
+			continue
+		}
+		for _, r := range v.Refs {
+			if l.drifted[r.Base] {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// BaseInfo is a base of the catalog and what its lock pins.
+type BaseInfo struct {
+	Name      string          `json:"name"`
+	State     string          `json:"state"`
+	Kind      string          `json:"kind"`
+	Platforms string          `json:"platforms"`
+	Packages  int             `json:"packages"` // of the first platform
+	Digest    artifact.Digest `json:"digest"`   // "" when it has no lock yet
+	Lock      string          `json:"lock"`
+}
+
+// Bases lists the bases of the catalog.
+func (l *Line) Bases() ([]BaseInfo, error) {
+	out := []BaseInfo{}
+	for _, b := range l.cfg.Catalog.Bases {
+		info := BaseInfo{Name: b.Name, State: b.State, Kind: b.Kind, Lock: b.LockPath}
+		names := []string{}
+		for _, p := range b.Platforms {
+			names = append(names, p.String())
+		}
+		info.Platforms = strings.Join(names, ",")
+		lock, err := l.lockOf(b)
+		if err != nil {
+			return nil, err
+		}
+		if lock != nil {
+			info.Digest = lock.Digest
+			if len(lock.Platforms) > 0 {
+				info.Packages = len(lock.Platforms[0].Packages)
+			}
+		}
+		out = append(out, info)
+	}
+	return out, nil
+}
+
+// BaseUpdate is what moving one base forward did.
+type BaseUpdate struct {
+	Name    string          `json:"name"`
+	Digest  artifact.Digest `json:"digest"`
+	Changed []string        `json:"changed"`
+	Lock    string          `json:"lock"`
+	Written bool            `json:"written"`
+}
+
+// UpdateBases resolves bases to the newest packages, builds them and writes
+// their locks into the catalog. names empty is all of them.
+func (l *Line) UpdateBases(ctx context.Context, names []string) ([]BaseUpdate, error) {
+	bases, err := l.chosenBases(names)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := l.mirrors.get(); err != nil {
+		return nil, err
+	}
+	out := []BaseUpdate{}
+	for _, b := range bases {
+		old, err := l.lockOf(b)
+		if err != nil {
+			return out, err
+		}
+		res, err := l.builder().Update(ctx, baseSpec(b), old)
+		if err != nil {
+			return out, err
+		}
+		u := BaseUpdate{Name: b.Name, Digest: res.Digest, Changed: append([]string{}, res.Changed...), Lock: b.LockPath}
+		if u.Written, err = l.writeLock(b, old, res.Lock); err != nil {
+			return out, err
+		}
+		out = append(out, u)
+	}
+	return out, nil
+}
+
+func (l *Line) writeLock(b catalog.Base, old, lock *base.Lock) (bool, error) {
+	raw, err := lock.Marshal()
+	if err != nil {
+		return false, err
+	}
+	if old != nil {
+		if before, err := old.Marshal(); err == nil && string(before) == string(raw) {
+			return false, nil
+		}
+	}
+	path := filepath.Join(l.cfg.CatalogDir, b.LockPath)
+	if err := results.WriteFile(path, raw); err != nil {
+		return false, &artifact.Error{Kind: artifact.KindUsage, Op: "writing lock", Place: path, Err: err, Remedy: "give a catalog that can be written"}
+	}
+	return true, nil
+}
+
+func (l *Line) chosenBases(names []string) ([]catalog.Base, error) {
+	if len(names) == 0 {
+		return l.cfg.Catalog.Bases, nil
+	}
+	var out []catalog.Base
+	all := []string{}
+	for _, b := range l.cfg.Catalog.Bases {
+		all = append(all, b.Name)
+	}
+	for _, n := range names {
+		b, ok := l.cfg.Catalog.Base(n)
+		if !ok {
+			return nil, &artifact.Error{
+				Kind: artifact.KindUsage, Op: "choosing base", Place: n, Message: "the catalog has no such base",
+				Remedy: fmt.Sprintf("one of: %s", strings.Join(all, ", ")),
+			}
+		}
+		if !slices.ContainsFunc(out, func(o catalog.Base) bool { return o.Name == n }) {
+			out = append(out, *b)
+		}
+	}
+	return out, nil
+}

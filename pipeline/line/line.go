@@ -1,0 +1,332 @@
+// Package line puts the rooms together: it opens mirrors, gateway, engine,
+// registries and keys when they are first wanted, and knows, for every kind of
+// node of a plan, which module does it.
+package line
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"drydock/catalog"
+	"drydock/modules/artifact"
+	"drydock/modules/base"
+	"drydock/modules/engine"
+	"drydock/modules/mirror"
+	"drydock/modules/registry"
+	"drydock/modules/sign"
+	"drydock/pipeline/changed"
+	"drydock/pipeline/ci"
+	"drydock/pipeline/progress"
+	"drydock/pipeline/results"
+	"drydock/pipeline/stepbin"
+
+	"dagger.io/dagger"
+)
+
+// Config is everything a Line follows from.
+type Config struct {
+	Catalog    *catalog.Catalog
+	CatalogDir string
+
+	Cache, Data, Keys, Out string
+
+	Engine   string // auto, embedded or dagger
+	Locked   bool
+	FailFast bool
+	Jobs     int // tasks at once; 0 is twice the processors
+
+	Environ []string
+	CI      ci.CI
+	Trigger string
+	State   *changed.State // what git says of the catalog's sources
+	Version string         // of this program
+	Now     time.Time      // the time of judgement
+	Sink    progress.Sink
+	Log     io.Writer // the engine's own log; nil discards
+}
+
+// Line is one wired pipeline. Nothing is opened before it is wanted: a run in
+// which nothing changed opens nothing. Close it when done.
+type Line struct {
+	cfg  Config
+	ctx  context.Context //nolint:containedctx // what is shared lives as long as the line, not as long as the first caller
+	stop context.CancelCauseFunc
+
+	mirrors    *shared[*mirror.Set]
+	engine     *shared[*engine.Engine]
+	stepProg   *shared[string]
+	stages     *shared[*registry.Client]
+	basesReg   *shared[*basesRegistry]
+	signer     *shared[*sign.Signer]
+	gatewayBox *shared[*gatewayBox]
+
+	mu      sync.Mutex
+	closers []func() error
+	bases   map[string]*shared[baseReady]
+	drifted map[string]bool // bases that could not be built as locked
+	notes   []string
+	logs    *changelogs
+	builds  map[string]string // build names to the images they belong to, for progress
+}
+
+// New makes a line; ctx is the run's.
+func New(ctx context.Context, cfg Config) *Line {
+	if cfg.Jobs == 0 {
+		cfg.Jobs = 2 * runtime.NumCPU()
+	}
+	if cfg.Sink == nil {
+		cfg.Sink = progress.Discard()
+	}
+	if cfg.Log == nil {
+		cfg.Log = io.Discard
+	}
+	if cfg.State == nil {
+		cfg.State = &changed.State{}
+	}
+	l := &Line{cfg: cfg, bases: map[string]*shared[baseReady]{}, builds: map[string]string{}, drifted: map[string]bool{}}
+	l.ctx, l.stop = context.WithCancelCause(ctx)
+	l.mirrors = share(l.openMirrors)
+	l.engine = share(l.openEngine)
+	l.stepProg = share(l.findStep)
+	l.stages = share(l.openStages)
+	l.basesReg = share(l.openBases)
+	l.signer = share(l.openSigner)
+	l.gatewayBox = share(l.openGateway)
+	return l
+}
+
+// Close ends what was opened, the last first.
+func (l *Line) Close() error {
+	l.mu.Lock()
+	closers := l.closers
+	l.closers = nil
+	l.mu.Unlock()
+	var errs []error
+	for i := len(closers) - 1; i >= 0; i-- {
+		errs = append(errs, closers[i]())
+	}
+	l.stop(nil)
+	return errors.Join(errs...)
+}
+
+func (l *Line) onClose(f func() error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closers = append(l.closers, f)
+}
+
+// note keeps something the reader of the whole run must know, and shows it.
+func (l *Line) note(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	l.mu.Lock()
+	for _, n := range l.notes {
+		if n == text {
+			l.mu.Unlock()
+			return
+		}
+	}
+	l.notes = append(l.notes, text)
+	l.mu.Unlock()
+	l.cfg.Sink.Emit(progress.Event{Kind: progress.Note, Text: text})
+}
+
+func (l *Line) openMirrors() (*mirror.Set, error) {
+	m := l.cfg.Catalog.Mirrors
+	setting := func(s catalog.Setting) mirror.Setting { return mirror.Setting{Auto: s.Auto, URLs: s.URLs} }
+	return mirror.Discover(l.ctx, mirror.Config{
+		Debian: setting(m.Debian), Go: setting(m.Go), Npm: setting(m.Npm), OCI: setting(m.OCI),
+		Suite: m.Suite, Trust: l.trust(), Place: m.Place,
+	}, mirror.Host{Environ: l.cfg.Environ}, l.cfg.Cache)
+}
+
+// trust is the PEM file of private authorities, "" for none.
+func (l *Line) trust() string {
+	t := l.cfg.Catalog.Mirrors.Trust
+	if t != "" && !filepath.IsAbs(t) {
+		t = filepath.Join(l.cfg.CatalogDir, t)
+	}
+	return t
+}
+
+// gatewayBox is the gateway and the private folder of its socket.
+type gatewayBox struct {
+	gateway *mirror.Gateway
+	socket  string
+}
+
+func (l *Line) openGateway() (*gatewayBox, error) {
+	set, err := l.mirrors.get()
+	if err != nil {
+		return nil, err
+	}
+	// Not below the cache: a unix socket's path has 108 bytes at most.
+	dir, err := os.MkdirTemp("", "drydock-gateway-")
+	if err != nil {
+		return nil, fmt.Errorf("making the gateway's folder: %w", err)
+	}
+	l.onClose(func() error { return os.RemoveAll(dir) })
+	box := &gatewayBox{socket: filepath.Join(dir, "gateway.sock")}
+	listener, err := net.Listen("unix", box.socket)
+	if err != nil {
+		return nil, fmt.Errorf("opening the gateway: %w", err)
+	}
+	box.gateway = mirror.NewGateway(set, mirror.GatewayOptions{CacheDir: l.cfg.Cache, Log: l.cfg.Log})
+	go func() { _ = box.gateway.Serve(listener) }() // ends when the gateway closes
+	l.onClose(box.gateway.Close)
+	return box, nil
+}
+
+// basesRegistry serves base images to the engine, read-only on loopback.
+type basesRegistry struct {
+	client  *registry.Client
+	where   registry.Location
+	address string
+}
+
+func (l *Line) openBases() (*basesRegistry, error) {
+	embedded, err := registry.Open(l.ctx, filepath.Join(l.cfg.Cache, "bases-registry"))
+	if err != nil {
+		return nil, err
+	}
+	l.onClose(embedded.Close)
+	b := &basesRegistry{}
+	if b.where, err = embedded.Location("bases"); err != nil {
+		return nil, err
+	}
+	if b.client, err = registry.NewClient(registry.Options{Environ: l.cfg.Environ, Embedded: embedded}); err != nil {
+		return nil, err
+	}
+	ready, failed := make(chan net.Addr, 1), make(chan error, 1)
+	go func() {
+		failed <- embedded.Serve(l.ctx, registry.ServeOptions{
+			Address: "127.0.0.1:0", Stage: "bases", ReadOnly: true,
+			Ready: func(a net.Addr) { ready <- a },
+		})
+	}()
+	select {
+	case a := <-ready:
+		b.address = a.String()
+		return b, nil
+	case err := <-failed:
+		return nil, err
+	}
+}
+
+func (l *Line) openEngine() (*engine.Engine, error) {
+	box, err := l.gatewayBox.get()
+	if err != nil {
+		return nil, err
+	}
+	bases, err := l.basesReg.get()
+	if err != nil {
+		return nil, err
+	}
+	e, err := engine.Connect(l.ctx, engine.Config{
+		Kind: l.cfg.Engine, CacheDir: l.cfg.Cache, Gateway: box.socket, Images: bases.address,
+		Environ: l.cfg.Environ, Log: l.cfg.Log, Progress: l.engineEvent,
+	})
+	if err != nil {
+		return nil, err
+	}
+	l.onClose(e.Close)
+	if !e.Hermetic {
+		l.note("the %s engine gives steps its own network: what it builds is not hermetic, and the provenance says so", e.Kind)
+	}
+	return e, nil
+}
+
+// client is what modules talk to the engine with.
+func (l *Line) client() (*dagger.Client, error) {
+	e, err := l.engine.get()
+	if err != nil {
+		return nil, err
+	}
+	return e.Client, nil
+}
+
+// engineEvent shows what RUN steps print under the image they belong to.
+func (l *Line) engineEvent(e engine.Event) {
+	if e.Kind != engine.EventLog || e.Build == "" {
+		return
+	}
+	l.mu.Lock()
+	label := l.builds[e.Build]
+	l.mu.Unlock()
+	image, platform, _ := strings.Cut(label, " ")
+	image, variant, _ := strings.Cut(image, ":")
+	l.cfg.Sink.Emit(progress.Event{
+		Time: e.Time, Image: image, Variant: variant, Platform: platform, Step: "build",
+		Kind: progress.Log, Text: e.Text,
+	})
+}
+
+func (l *Line) findStep() (string, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("finding this program: %w", err)
+	}
+	return stepbin.Find(l.ctx, stepbin.Options{
+		Cache: l.cfg.Cache, Executable: exe, Environ: l.cfg.Environ,
+		Progress: func(text string) {
+			l.cfg.Sink.Emit(progress.Event{Step: "step program", Kind: progress.Note, Text: text})
+		},
+	})
+}
+
+func (l *Line) openStages() (*registry.Client, error) {
+	embedded, err := registry.Open(l.ctx, l.registryDir())
+	if err != nil {
+		return nil, err
+	}
+	l.onClose(embedded.Close)
+	return registry.NewClient(registry.Options{Environ: l.cfg.Environ, Trust: l.trust(), Embedded: embedded})
+}
+
+func (l *Line) registryDir() string { return filepath.Join(l.cfg.Data, "registry") }
+
+// location is where a stage's images live.
+func location(s catalog.Stage) registry.Location {
+	if s.Registry == "embedded" {
+		return registry.Location{Name: s.Name}
+	}
+	return registry.Location{Name: s.Name, Base: s.Registry}
+}
+
+func (l *Line) stage(name string) (catalog.Stage, error) {
+	s, ok := l.cfg.Catalog.Stage(name)
+	if !ok {
+		names := []string{}
+		for _, s := range l.cfg.Catalog.Stages {
+			names = append(names, s.Name)
+		}
+		return catalog.Stage{}, &artifact.Error{
+			Kind: artifact.KindUsage, Op: "choosing stage", Place: name,
+			Message: "the catalog has no such stage", Remedy: "one of: " + strings.Join(names, ", "),
+		}
+	}
+	return *s, nil
+}
+
+func (l *Line) results() results.Store {
+	return results.Store{Dir: filepath.Join(l.cfg.Cache, "results")}
+}
+
+func (l *Line) builder() *base.Builder {
+	set, _ := l.mirrors.get() // the caller has asked before
+	return &base.Builder{
+		Mirrors: set, CacheDir: filepath.Join(l.cfg.Cache, "bases"), Locked: l.cfg.Locked,
+		Engine: func(context.Context) (*dagger.Client, error) { return l.client() },
+		Log: func(line string) {
+			l.cfg.Sink.Emit(progress.Event{Step: "base", Kind: progress.Log, Text: line})
+		},
+	}
+}

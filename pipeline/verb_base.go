@@ -1,0 +1,81 @@
+package main
+
+import (
+	"fmt"
+	"text/tabwriter"
+
+	"github.com/urfave/cli/v2"
+)
+
+func (p *program) baseVerb() *cli.Command {
+	return &cli.Command{
+		Name:  "base",
+		Usage: "list the bases and move their locks forward",
+		Subcommands: []*cli.Command{
+			{
+				Name: "list", Usage: "show every base of the catalog with what its lock pins",
+				Flags: commonFlags(), Action: p.verb(p.listBases),
+			},
+			{
+				Name: "update", Usage: "resolve bases to the newest packages, build them and write their locks",
+				ArgsUsage: "[NAME...]",
+				Description: `Resolves the named bases (none: all) to what the mirrors serve today, builds
+them and writes their locks into the catalog for review. Prints what changed.`,
+				Flags:  append(commonFlags(), str("engine", "auto", "what executes the steps: auto, embedded or dagger")),
+				Action: p.verb(p.updateBases),
+			},
+		},
+	}
+}
+
+func (p *program) listBases(c *cli.Context, s settings) error {
+	if err := noArguments(c); err != nil {
+		return err
+	}
+	ses, err := p.open(c.Context, s)
+	if err != nil {
+		return err
+	}
+	defer ses.close() //nolint:errcheck // nothing was opened
+	bases, err := ses.line.Bases()
+	if err != nil {
+		return err
+	}
+	if s.JSON {
+		return printJSON(p.out, map[string]any{"version": 1, "bases": bases})
+	}
+	w := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "BASE\tSTATE\tKIND\tPLATFORMS\tPACKAGES\tDIGEST")
+	for _, b := range bases {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\n", b.Name, b.State, b.Kind, b.Platforms, b.Packages, b.Digest)
+	}
+	return w.Flush()
+}
+
+func (p *program) updateBases(c *cli.Context, s settings) error {
+	ses, err := p.open(c.Context, s)
+	if err != nil {
+		return err
+	}
+	updates, err := ses.line.UpdateBases(c.Context, c.Args().Slice())
+	if cerr := ses.close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	if s.JSON {
+		return printJSON(p.out, map[string]any{"version": 1, "bases": updates})
+	}
+	for _, u := range updates {
+		state := "unchanged"
+		if u.Written {
+			state = "updated"
+		}
+		fmt.Fprintf(p.out, "%s %s %s\n", u.Name, state, u.Digest)
+		for _, line := range u.Changed {
+			fmt.Fprintf(p.out, "  %s\n", line)
+		}
+	}
+	return nil
+}
