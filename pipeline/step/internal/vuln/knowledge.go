@@ -151,7 +151,7 @@ func ask(db *gorm.DB, typ string, d *distro.Distro) (artifact.Knowledge, error) 
 	}
 	k.Covered = true
 	unfixed, err := number(db, "SELECT EXISTS (SELECT 1 "+strings.Replace(from, " WHERE ", " JOIN blobs b ON b.id = a.blob_id WHERE ", 1)+
-		` AND (b.value LIKE '%"state":"not-fixed"%' OR b.value LIKE '%"state":"wont-fix"%'))`, args...)
+		` AND b.value NOT LIKE '%"state":"fixed"%')`, args...)
 	if err != nil {
 		return k, err
 	}
