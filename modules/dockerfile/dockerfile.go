@@ -13,7 +13,6 @@ import (
 	"drydock/modules/artifact"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
-	"github.com/moby/buildkit/frontend/dockerfile/linter"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
 )
@@ -126,8 +125,7 @@ func (f *File) syntaxLine() int {
 
 // add appends one instruction, as instructions.Parse does, keeping its node.
 func (f *File) add(n *parser.Node) error {
-	// A linter that says nothing: without one a check directive panics.
-	cmd, err := instructions.ParseInstructionWithLinter(n, linter.New(&linter.Config{SkipAll: true}))
+	cmd, err := instructions.ParseInstruction(n)
 	if err != nil {
 		return f.fault(n.StartLine, err, "")
 	}

@@ -108,12 +108,6 @@ func (r *Repo) head(ctx context.Context, ref name.Reference) (artifact.Digest, e
 	if NotFound(err) {
 		return "", nil
 	}
-	var te *transport.Error
-	if errors.As(err, &te) && te.StatusCode >= http.StatusInternalServerError {
-		if _, said := r.session.puller.Get(ctx, ref); said != nil {
-			err = said // the answer to HEAD has no body to say why
-		}
-	}
 	if err != nil {
 		return "", err
 	}

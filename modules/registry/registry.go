@@ -167,7 +167,7 @@ func (c *Client) session(l Location, reg name.Registry) (*session, error) {
 	} else {
 		rt := c.external
 		if !l.InsecureHTTP {
-			rt = refusePlain{rt, &sync.Map{}}
+			rt = refusePlain{rt}
 		}
 		opts = append(opts, remote.WithTransport(rt), remote.WithAuthFromKeychain(c.keychain))
 	}

@@ -45,8 +45,10 @@ type Options struct {
 
 // Core is a running engine inside the engine child.
 type Core struct {
-	client *client.Client
-	close  func() error
+	client  *client.Client
+	close   func() error
+	worker  *boundWorker
+	options Options
 }
 
 // Client talks to the engine's controller over a private connection inside

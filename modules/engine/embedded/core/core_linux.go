@@ -14,12 +14,14 @@ import (
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/cmd/buildkitd/config"
 	"github.com/moby/buildkit/control"
+	"github.com/moby/buildkit/executor"
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/solver"
 	"github.com/moby/buildkit/solver/bboltcachestorage"
 	"github.com/moby/buildkit/util/db/boltutil"
 	"github.com/moby/buildkit/util/grpcerrors"
 	"github.com/moby/buildkit/worker"
+	"github.com/moby/buildkit/worker/base"
 	bolt "go.etcd.io/bbolt"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/test/bufconn"
@@ -63,7 +65,7 @@ func New(ctx context.Context, o Options) (_ *Core, err error) {
 	}
 	open.push(unlock)
 
-	ctl, err := newController(ctx, o, &open)
+	ctl, w, err := newController(ctx, o, &open)
 	if err != nil {
 		return nil, &artifact.Error{
 			Kind: artifact.KindFault, Op: "opening the engine's state", Place: o.Root, Err: err,
@@ -74,31 +76,45 @@ func New(ctx context.Context, o Options) (_ *Core, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Core{client: cl, close: open.close}, nil
+	return &Core{client: cl, close: open.close, worker: w, options: o}, nil
 }
 
-func newController(ctx context.Context, o Options, open *stack) (*control.Controller, error) {
+// Worker is the engine's worker, into which a front may put sources of its own
+// before it serves.
+func (c *Core) Worker() *base.Worker { return c.worker.Worker }
+
+// Root is the engine's state directory.
+func (c *Core) Root() string { return c.options.Root }
+
+// Gateway is the unix socket of the mirror gateway, "" without one.
+func (c *Core) Gateway() string { return c.options.GatewaySocket }
+
+// WrapExecutor puts a decorator around the executor of every step. A front
+// calls it before it serves.
+func (c *Core) WrapExecutor(wrap func(executor.Executor) executor.Executor) { c.worker.wrap = wrap }
+
+func newController(ctx context.Context, o Options, open *stack) (*control.Controller, *boundWorker, error) {
 	sessions, err := session.NewManager()
 	if err != nil {
-		return nil, fmt.Errorf("starting sessions: %w", err)
+		return nil, nil, fmt.Errorf("starting sessions: %w", err)
 	}
 	w, err := newWorker(ctx, o, open)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	workers := &worker.Controller{}
 	if err := workers.Add(w); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	cacheStore, err := bboltcachestorage.NewStore(filepath.Join(o.Root, "cache.db"))
 	if err != nil {
-		return nil, fmt.Errorf("opening the solver's cache: %w", err)
+		return nil, nil, fmt.Errorf("opening the solver's cache: %w", err)
 	}
 	history, err := boltutil.SafeOpen(filepath.Join(o.Root, "history.db"), 0o600, &bolt.Options{
 		NoSync: true, FreelistType: bolt.FreelistMapType,
 	})
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("opening the history: %w", err), cacheStore.Close())
+		return nil, nil, errors.Join(fmt.Errorf("opening the history: %w", err), cacheStore.Close())
 	}
 	entries := int64(historyEntries)
 	stopping := make(chan struct{})
@@ -118,13 +134,13 @@ func newController(ctx context.Context, o Options, open *stack) (*control.Contro
 		GracefulStop:              stopping,
 	})
 	if err != nil {
-		return nil, errors.Join(err, history.Close(), cacheStore.Close())
+		return nil, nil, errors.Join(err, history.Close(), cacheStore.Close())
 	}
 	open.push(func() error {
 		close(stopping)
 		return ctl.Close() // closes history, worker and cache store too
 	})
-	return ctl, nil
+	return ctl, w, nil
 }
 
 // connect serves the controller on a listener inside the process and returns

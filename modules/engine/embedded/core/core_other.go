@@ -9,6 +9,8 @@ import (
 	"drydock/modules/artifact"
 )
 
+type boundWorker struct{}
+
 func unsupported(op string) error {
 	return &artifact.Error{
 		Kind: artifact.KindFault, Op: op,

@@ -20,6 +20,7 @@ import (
 	"github.com/moby/buildkit/cache/metadata"
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/client/llb/sourceresolver"
+	bkexec "github.com/moby/buildkit/executor"
 	"github.com/moby/buildkit/frontend"
 	"github.com/moby/buildkit/session"
 	containerdsnapshot "github.com/moby/buildkit/snapshot/containerd"
@@ -49,6 +50,7 @@ const (
 type boundWorker struct {
 	*base.Worker
 	exec *executor.Executor
+	wrap func(bkexec.Executor) bkexec.Executor // nil: as it is
 }
 
 var _ worker.Worker = (*boundWorker)(nil)
@@ -70,6 +72,9 @@ func (w *boundWorker) ResolveOp(v solver.Vertex, s frontend.FrontendLLBBridge, s
 			resources = m.LinuxResources
 		}
 		exec := w.exec.Bind(executor.Vertex{Digest: v.Digest().String(), Name: v.Name(), Platform: op.Platform})
+		if w.wrap != nil {
+			exec = w.wrap(exec)
+		}
 		return ops.NewExecOp(v, o, op.Platform, w.CacheMgr, w.ParallelismSem, sm, exec, w.Worker, resources, false)
 	}
 	return w.Worker.ResolveOp(v, s, sm, p)

@@ -1,0 +1,253 @@
+//go:build linux
+
+package front
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/images/archive"
+	"github.com/containerd/platforms"
+	"github.com/moby/buildkit/client/llb"
+	"github.com/moby/buildkit/client/llb/sourceresolver"
+	gateway "github.com/moby/buildkit/frontend/gateway/client"
+	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// containerImageFields are the fields by which images come and go.
+func containerImageFields() map[string]field {
+	return map[string]field{
+		"from":      on("address:s!", containerFrom),
+		"import":    on("source:o! tag:s", containerImport),
+		"asTarball": on("platformVariants:O forcedCompression:s mediaTypes:s", asTarball),
+		"export":    on("path:s! platformVariants:O forcedCompression:s mediaTypes:s expand:b", exportContainer).with(hostPath),
+		"publish": on("address:s! platformVariants:O forcedCompression:s mediaTypes:s", func(context.Context, *call, *container) (any, error) {
+			return nil, notHere("Container.publish (steps hold no registry credentials: export the image and push it by digest)")
+		}),
+	}
+}
+
+var imageRefPattern = regexp.MustCompile(`^([A-Za-z0-9.:\[\]-]+)/([a-z0-9]+(?:[._/-]+[a-z0-9]+)*)(?::[A-Za-z0-9_.-]+)?@(sha256:[a-f0-9]{64})$`)
+
+func quoteHost(host string) string { return regexp.QuoteMeta(host) }
+
+var loopbackPattern = regexp.MustCompile(`^(localhost|127(\.[0-9]+){3}|\[::1\])(:[0-9]+)?$`)
+
+// checkRef lets through what a base can be: an image by digest, at the base
+// host or on loopback.
+func (s *Server) checkRef(ref string) error {
+	m := imageRefPattern.FindStringSubmatch(ref)
+	if m == nil {
+		return usage(fmt.Sprintf("Container.from: %q is not registry/repository@sha256:…", ref), "name the image by digest: a tag can move")
+	}
+	if m[1] != s.base && !loopbackPattern.MatchString(m[1]) {
+		return usage(fmt.Sprintf("Container.from: %q: steps and bases come from %s or a loopback registry only", ref, s.base),
+			"list the image as a base in the catalog and use its reference")
+	}
+	return nil
+}
+
+func containerFrom(ctx context.Context, k *call, c *container) (any, error) {
+	ref := k.str("address")
+	if err := k.checkRef(ref); err != nil {
+		return nil, err
+	}
+	config, err := remembered(ctx, k.memo, keyOf("from", ref, c.platform), func() ([]byte, error) {
+		var dt []byte
+		err := k.build(ctx, job{}, func(ctx context.Context, gw gateway.Client) (*gateway.Result, error) {
+			var err error
+			_, _, dt, err = gw.ResolveImageConfig(ctx, ref, sourceresolver.Opt{
+				ImageOpt: &sourceresolver.ResolveImageOpt{Platform: &c.platform},
+			})
+			return gateway.NewResult(), err
+		})
+		return dt, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	d := c.clone()
+	if err := d.adopt(config); err != nil {
+		return nil, fmt.Errorf("reading the configuration of %s: %w", ref, err)
+	}
+	d.fs = llb.Image(ref, llb.Platform(d.platform), llb.WithCustomName("from "+ref))
+	d.imageRef = ref
+	return d, nil
+}
+
+// adopt takes over an image's configuration. As in Dagger, variables, labels
+// and ports already set stay unless the image sets them too.
+func (c *container) adopt(config []byte) error {
+	var image dockerspec.DockerOCIImage
+	if err := json.Unmarshal(config, &image); err != nil {
+		return err
+	}
+	env := c.image.Config.Env
+	for _, pair := range image.Config.Env {
+		name, value, _ := strings.Cut(pair, "=")
+		env = setEnv(env, name, value)
+	}
+	for name, value := range c.image.Config.Labels {
+		if _, ok := image.Config.Labels[name]; !ok {
+			if image.Config.Labels == nil {
+				image.Config.Labels = map[string]string{}
+			}
+			image.Config.Labels[name] = value
+		}
+	}
+	for port := range c.image.Config.ExposedPorts {
+		if image.Config.ExposedPorts == nil {
+			image.Config.ExposedPorts = map[string]struct{}{}
+		}
+		image.Config.ExposedPorts[port] = struct{}{}
+	}
+	image.Config.Env = env
+	c.image = image
+	if image.OS != "" && image.Architecture != "" {
+		c.platform = platforms.Normalize(image.Platform)
+	}
+	return nil
+}
+
+// containerImport reads an image archive, OCI or docker, and picks the image
+// for the container's platform.
+func containerImport(ctx context.Context, k *call, c *container) (any, error) {
+	src, err := objectArg[*file](ctx, k, "source")
+	if err != nil {
+		return nil, err
+	}
+	tarball, drop, err := k.onDisk(ctx, src)
+	if err != nil {
+		return nil, err
+	}
+	defer drop()
+	index, err := k.importTar(ctx, tarball)
+	if err != nil {
+		return nil, usage(fmt.Sprintf("Container.import: %s is not an image archive: %v", src.base(), err), "")
+	}
+	desc, err := pickTag(ctx, k.content, index, k.str("tag"))
+	if err != nil {
+		return nil, err
+	}
+	match := platforms.OnlyStrict(c.platform)
+	manifest, err := images.Manifest(ctx, k.content, desc, match)
+	if err != nil {
+		return nil, usage(fmt.Sprintf("Container.import: %s has no image for %s: %v", src.base(), platforms.Format(c.platform), err), "")
+	}
+	config, err := content.ReadBlob(ctx, k.content, manifest.Config)
+	if err != nil {
+		return nil, fmt.Errorf("reading the imported image's configuration: %w", err)
+	}
+	digest, err := manifestDigest(ctx, k.content, desc, match)
+	if err != nil {
+		return nil, err
+	}
+	d := c.clone()
+	d.image = dockerspec.DockerOCIImage{}
+	if err := d.adopt(config); err != nil {
+		return nil, fmt.Errorf("reading the imported image's configuration: %w", err)
+	}
+	d.fs = llb.Scratch()
+	if len(manifest.Layers) > 0 {
+		d.fs = llb.OCILayout("drydock/import@"+digest, llb.OCIStore("", contentStore), llb.WithCustomName("import "+src.base()), llb.Platform(d.platform))
+	}
+	return d, nil
+}
+
+// onDisk is a path at which a file's bytes can be read, and what removes it.
+func (s *Server) onDisk(ctx context.Context, f *file) (string, func(), error) {
+	if f.artifact != "" {
+		return f.artifact, func() {}, nil
+	}
+	temp, err := os.CreateTemp(s.scratch(), "import-*.tar")
+	if err != nil {
+		return "", nil, hostFault("importing an image", err)
+	}
+	drop := func() { _ = os.Remove(temp.Name()) }
+	if err := errors.Join(s.copyOut(ctx, f, temp), temp.Close()); err != nil {
+		drop()
+		return "", nil, err
+	}
+	return temp.Name(), drop, nil
+}
+
+func (s *Server) importTar(ctx context.Context, path string) (ocispecs.Descriptor, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return ocispecs.Descriptor{}, err
+	}
+	defer f.Close()
+	return archive.ImportIndex(ctx, s.content, f)
+}
+
+// pickTag picks one entry of the archive's index by the name it has there.
+// Without a tag the platform decides among all of them.
+func pickTag(ctx context.Context, store content.Provider, desc ocispecs.Descriptor, tag string) (ocispecs.Descriptor, error) {
+	if tag == "" || !images.IsIndexType(desc.MediaType) {
+		return desc, nil
+	}
+	dt, err := content.ReadBlob(ctx, store, desc)
+	if err != nil {
+		return desc, err
+	}
+	var index ocispecs.Index
+	if err := json.Unmarshal(dt, &index); err != nil {
+		return desc, err
+	}
+	for _, m := range index.Manifests {
+		for _, name := range []string{m.Annotations[ocispecs.AnnotationRefName], m.Annotations[images.AnnotationImageName]} {
+			if name == tag || strings.HasSuffix(name, ":"+tag) {
+				return m, nil
+			}
+		}
+	}
+	return desc, usage(fmt.Sprintf("Container.import: the archive has no tag %q", tag), "")
+}
+
+// manifestDigest is the digest of the manifest that images.Manifest reads.
+func manifestDigest(ctx context.Context, store content.Provider, desc ocispecs.Descriptor, match platforms.MatchComparer) (string, error) {
+	if images.IsManifestType(desc.MediaType) {
+		return string(desc.Digest), nil
+	}
+	found := ""
+	walk := images.HandlerFunc(func(ctx context.Context, d ocispecs.Descriptor) ([]ocispecs.Descriptor, error) {
+		if images.IsManifestType(d.MediaType) {
+			if found == "" {
+				found = string(d.Digest)
+			}
+			return nil, images.ErrSkipDesc
+		}
+		return images.Children(ctx, store, d)
+	})
+	handler := images.LimitManifests(images.FilterPlatforms(walk, match), match, 1)
+	if err := images.Walk(ctx, handler, desc); err != nil {
+		return "", fmt.Errorf("finding the imported image's manifest: %w", err)
+	}
+	if found == "" {
+		return "", errors.New("finding the imported image's manifest: there is none for the platform")
+	}
+	return found, nil
+}
+
+// keepTarball puts an archive under the digest of its bytes.
+func (s *Server) keepTarball(temp *os.File) (string, error) {
+	if _, err := temp.Seek(0, io.SeekStart); err != nil {
+		return "", err
+	}
+	sum := newSum()
+	if _, err := io.Copy(sum, temp); err != nil {
+		return "", err
+	}
+	path := filepath.Join(s.tarballs(), fmt.Sprintf("%x.tar", sum.Sum(nil)))
+	return path, os.Rename(temp.Name(), path)
+}

@@ -1,0 +1,132 @@
+//go:build linux
+
+package front
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/moby/buildkit/session/secrets"
+)
+
+// secret is a value by name; the value stays in the store.
+type secret struct {
+	node
+	name string // what the user calls it
+	uri  string // where it came from, "" for setSecret
+	id   string // in the store; changes with the value, does not tell it
+}
+
+func (*secret) typeName() string { return "Secret" }
+
+func (s *secret) withRecipe(r *recipe) object {
+	c := *s
+	c.recipe = r
+	return &c
+}
+
+type secretVariable struct {
+	name   string
+	secret *secret
+}
+
+// secretStore keeps the plaintexts of a session, in memory only.
+type secretStore struct {
+	mu     sync.Mutex
+	values map[string][]byte
+}
+
+var _ secrets.SecretStore = (*secretStore)(nil)
+
+func newSecretStore() *secretStore { return &secretStore{values: map[string][]byte{}} }
+
+func (s *secretStore) put(id string, value []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.values[id] = value
+}
+
+// GetSecret gives a step its secret.
+func (s *secretStore) GetSecret(_ context.Context, id string) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v, ok := s.values[id]
+	if !ok {
+		return nil, fmt.Errorf("secret %s: %w", id, secrets.ErrNotFound)
+	}
+	return v, nil
+}
+
+// maxSecret is Dagger's limit.
+const maxSecret = 128000
+
+// keepPlaintext takes the plaintext out of the arguments of setSecret, so that
+// no id ever has it.
+func keepPlaintext(c *call) error {
+	plaintext, given := c.args["plaintext"].(string)
+	if !given {
+		return nil // loaded from an id
+	}
+	if len(plaintext) > maxSecret {
+		return usage(fmt.Sprintf("setSecret: the plaintext is longer than %d bytes", maxSecret), "")
+	}
+	id := c.mac(c.str("name") + "\x00" + plaintext)
+	c.secrets.put(id, []byte(plaintext))
+	delete(c.args, "plaintext")
+	c.args["key"] = id
+	return nil
+}
+
+func setSecret(_ context.Context, c *call, _ *query) (any, error) {
+	id := c.str("key")
+	if _, err := c.secrets.GetSecret(context.Background(), id); err != nil {
+		return nil, usage(fmt.Sprintf("secret %q is not known in this session", c.str("name")), "call setSecret in the session that uses it")
+	}
+	return &secret{name: c.str("name"), id: id}, nil
+}
+
+// secretFromURI reads a secret the host has. The engine process has no
+// environment, so env:// cannot be read here.
+func secretFromURI(_ context.Context, c *call, _ *query) (any, error) {
+	uri := c.str("uri")
+	scheme, rest, _ := strings.Cut(uri, "://")
+	if scheme != "file" {
+		return nil, &fault{
+			message: fmt.Sprintf("secret %q: the embedded engine reads file:// secrets only", uri),
+			ext: map[string]any{"kind": "usage", "field": "Query.secret",
+				"remedy": "give the value with setSecret, or a file with file://"},
+		}
+	}
+	p := rest
+	if !filepath.IsAbs(p) {
+		p = filepath.Join(c.workdir, p)
+	}
+	value, err := os.ReadFile(p)
+	if err != nil {
+		return nil, usage(fmt.Sprintf("secret %q: %v", uri, err), "")
+	}
+	if len(value) > maxSecret {
+		return nil, usage(fmt.Sprintf("secret %q is longer than %d bytes", uri, maxSecret), "")
+	}
+	id := c.mac(uri + "\x00" + string(value))
+	if key := c.str("cacheKey"); key != "" {
+		id = c.mac("key\x00" + key)
+	}
+	c.secrets.put(id, value)
+	return &secret{name: uri, uri: uri, id: id}, nil
+}
+
+func secretFields() map[string]field {
+	return map[string]field{
+		"name": on("", func(_ context.Context, _ *call, s *secret) (any, error) { return s.name, nil }),
+		"uri":  on("", func(_ context.Context, _ *call, s *secret) (any, error) { return s.uri, nil }),
+		"plaintext": on("", func(ctx context.Context, c *call, s *secret) (any, error) {
+			v, err := c.secrets.GetSecret(ctx, s.id)
+			return string(v), err
+		}),
+	}
+}

@@ -1,0 +1,135 @@
+package engine
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"dagger.io/dagger"
+
+	"drydock/modules/artifact"
+	"drydock/modules/engine/embedded/core"
+	"drydock/modules/engine/embedded/front"
+)
+
+// connectEmbedded starts the engine child and connects to it.
+func connectEmbedded(ctx context.Context, cfg Config) (*Engine, error) {
+	if cfg.CacheDir == "" {
+		return nil, &artifact.Error{
+			Kind: artifact.KindUsage, Op: "starting the embedded engine",
+			Message: "no cache directory is configured", Remedy: "set --cache (or --state)",
+		}
+	}
+	workdir, err := workingDir(cfg)
+	if err != nil {
+		return nil, err
+	}
+	child, err := core.StartChild(ctx, core.ChildConfig{
+		Program: cfg.Program, Root: filepath.Join(cfg.CacheDir, "engine"),
+		GatewaySocket: cfg.Gateway, ImagesAddr: cfg.Images, Environ: cfg.Environ, Log: cfg.Log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	c := childConn(child.Socket, workdir, child.Done)
+	stopEvents := func() {}
+	if cfg.Progress != nil {
+		if stopEvents, err = watchEvents(ctx, c.client, cfg.Progress); err != nil {
+			return nil, errors.Join(c.fault(err), child.Close())
+		}
+	}
+	c.close = sync.OnceValue(func() error {
+		stopEvents()
+		return child.Close()
+	})
+	client, err := dagger.Connect(ctx, dagger.WithConn(c))
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("connecting to the embedded engine: %w", err), c.close())
+	}
+	e := &Engine{
+		Client: client, Kind: KindEmbedded, Tier: child.Tier, Hermetic: true, images: cfg.Images,
+		close: func() error { return errors.Join(client.Close(), child.Err()) },
+	}
+	if e.Version, err = client.Version(ctx); err != nil {
+		return nil, errors.Join(err, e.Close())
+	}
+	return e, nil
+}
+
+// watchEvents feeds progress from the child until stopped. When it returns,
+// the child is listening, so that no later event is lost.
+func watchEvents(ctx context.Context, client *http.Client, progress func(Event)) (stop func(), err error) {
+	streamCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	req, err := http.NewRequestWithContext(streamCtx, http.MethodGet, "http://drydock/events", nil)
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	startup := context.AfterFunc(ctx, cancel)
+	resp, err := client.Do(req)
+	startup()
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer resp.Body.Close()
+		dec := json.NewDecoder(bufio.NewReader(resp.Body))
+		for {
+			var e Event
+			if dec.Decode(&e) != nil {
+				return
+			}
+			progress(e)
+		}
+	}()
+	return func() {
+		// what is on its way is still told
+		select {
+		case <-done:
+		case <-time.After(30 * time.Millisecond):
+		}
+		cancel()
+		<-done
+	}, nil
+}
+
+// Child runs the process if its arguments say it was started as an engine
+// child or as the init of a step. It must come first in main, and in TestMain
+// of packages that use the embedded engine; when handled, exit with exit.
+func Child(args []string) (handled bool, exit int) { return core.ChildMain(args, serve) }
+
+// serve is the front in the engine child.
+func serve(ctx context.Context, c *core.Core, l net.Listener) error {
+	s, err := front.New(ctx, front.Options{
+		Client: c.Client(), Worker: c.Worker(), Root: filepath.Join(c.Root(), "front"),
+		Gateway: c.Gateway(), Base: BaseHost,
+	})
+	if err != nil {
+		return err
+	}
+	c.WrapExecutor(s.Capture)
+	return s.Serve(ctx, l)
+}
+
+// Probe tries in child processes what the embedded engine can do on this host.
+func Probe(ctx context.Context) (Report, error) {
+	r, err := core.Probe(ctx)
+	out := Report{Tier: r.Tier, Mode: r.Mode}
+	for _, f := range r.Findings {
+		out.Findings = append(out.Findings, Finding(f))
+	}
+	return out, err
+}
+
+var _ io.Closer = (*Engine)(nil)

@@ -1,0 +1,20 @@
+//go:build !linux
+
+package engine
+
+import "context"
+
+func connectEmbedded(context.Context, Config) (*Engine, error) { return nil, unsupported() }
+
+// Child runs the process if its arguments say it was started as an engine
+// child or as the init of a step. It must come first in main, and in TestMain
+// of packages that use the embedded engine; when handled, exit with exit.
+func Child([]string) (handled bool, exit int) { return false, 0 }
+
+// Probe tries in child processes what the embedded engine can do on this host.
+func Probe(context.Context) (Report, error) {
+	return Report{Findings: []Finding{{
+		Name: "operating system", Detail: unsupported().Error(),
+		Remedy: "run drydock on Linux, or name a Dagger Engine",
+	}}}, nil
+}
