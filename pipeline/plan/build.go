@@ -16,7 +16,16 @@ type cell struct {
 	image    *catalog.Image
 	variant  *catalog.Variant
 	selected bool
-	mark     int // of the walk along the FROM graph: 0 new, 1 open, 2 done
+	wanted   []artifact.Platform // platforms of an implied one that others build on
+	mark     int                 // of the walk along the FROM graph: 0 new, 1 open, 2 done
+}
+
+// platforms lists what is built of the cell, in the catalog's order.
+func (c *cell) platforms() []artifact.Platform {
+	if c.selected {
+		return c.image.Platforms
+	}
+	return slices.DeleteFunc(slices.Clone(c.image.Platforms), func(p artifact.Platform) bool { return !slices.Contains(c.wanted, p) })
 }
 
 // builder is one call of Build.
@@ -162,8 +171,35 @@ func (b *builder) visit(c *cell, chain []string) error {
 	return nil
 }
 
+// demand marks the platforms implied images are wanted for, from the images
+// that are selected downwards.
+func (b *builder) demand() {
+	for _, c := range slices.Backward(b.order) {
+		for _, p := range c.platforms() {
+			for _, r := range c.variant.RefsOn(p) {
+				if r.Image != "" {
+					below := b.byID[id(r.Image, r.Variant)]
+					below.wanted = append(below.wanted, b.wants(r, p))
+				}
+			}
+		}
+	}
+}
+
+// wants is the platform a reference asks for when the target is p.
+func (b *builder) wants(r catalog.Ref, p artifact.Platform) artifact.Platform {
+	switch {
+	case r.Platform != nil:
+		return *r.Platform
+	case r.Build:
+		return b.Platform
+	}
+	return p
+}
+
 // lay writes images and nodes down, each after what it needs.
 func (b *builder) lay() error {
+	b.demand()
 	bases := map[string]bool{}
 	for _, c := range b.order {
 		for _, r := range c.variant.Refs {
@@ -176,7 +212,7 @@ func (b *builder) lay() error {
 	held := map[string]string{}
 	for _, c := range b.order {
 		img := Image{
-			Image: c.image.Name, Variant: c.variant.Name, Platforms: c.image.Platforms,
+			Image: c.image.Name, Variant: c.variant.Name, Platforms: c.platforms(),
 			Stages: []string{}, Needs: []string{}, Implied: !c.selected,
 		}
 		for _, r := range c.variant.Refs {
@@ -281,13 +317,7 @@ func (b *builder) buildNeeds(c *cell, p artifact.Platform) ([]string, error) {
 		}
 	}
 	for _, r := range c.variant.RefsOn(p) {
-		want := p
-		switch {
-		case r.Platform != nil:
-			want = *r.Platform
-		case r.Build:
-			want = b.Platform
-		}
+		want := b.wants(r, p)
 		var platforms []artifact.Platform
 		if r.Base != "" {
 			base, _ := b.Catalog.Base(r.Base)

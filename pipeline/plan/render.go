@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -37,7 +38,8 @@ func Parse(data []byte) (*Plan, error) {
 
 // WriteText writes the plan for people.
 func (p *Plan) WriteText(w io.Writer) error {
-	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	var buf bytes.Buffer
+	tw := tabwriter.NewWriter(&buf, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(tw, "trigger %s, target %s\n", p.Trigger, p.Target)
 	if len(p.Mirrors) > 0 {
 		fmt.Fprintln(tw, "\nmirrors")
@@ -63,6 +65,11 @@ func (p *Plan) WriteText(w io.Writer) error {
 	}
 	if err := tw.Flush(); err != nil {
 		return fmt.Errorf("writing plan: %w", err)
+	}
+	for line := range strings.Lines(buf.String()) {
+		if _, err := io.WriteString(w, strings.TrimRight(line, " \n")+"\n"); err != nil {
+			return fmt.Errorf("writing plan: %w", err)
+		}
 	}
 	return nil
 }
