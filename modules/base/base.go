@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"sync"
 
 	"dagger.io/dagger"
 
@@ -56,7 +55,7 @@ type Result struct {
 }
 
 // Builder builds bases into a cache directory. Its methods may be called
-// concurrently.
+// concurrently, and several builders may share the directory.
 type Builder struct {
 	Mirrors *mirror.Set
 	// Engine gives the client full bases are configured with. It is called only
@@ -65,8 +64,6 @@ type Builder struct {
 	CacheDir string            // finished layouts and layers live here
 	Locked   bool              // refuse to replace what the mirror no longer serves
 	Log      func(line string) // progress, nil-able
-
-	steps sync.Mutex // one bootstrap at a time: bases that share a layer find it done
 }
 
 func (b *Builder) logf(format string, args ...any) {

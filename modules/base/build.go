@@ -14,6 +14,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/gofrs/flock"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"drydock/modules/artifact"
@@ -25,6 +26,8 @@ import (
 // layerFormat is part of the name finished layers are kept under: it counts up
 // when the code makes other bytes of the same packages.
 const layerFormat = 1
+
+const lockPoll = 200 * time.Millisecond
 
 const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -269,9 +272,7 @@ func (b *Builder) makeDebian(ctx context.Context, w *layout.Writer, spec Spec, l
 
 // layers are the Debian layer and, if there is one, the toolchain's.
 func (b *Builder) layers(ctx context.Context, lock *Lock, t *LockedTarget, in fetched, tmp string) ([]layout.Layer, error) {
-	b.steps.Lock()
-	defer b.steps.Unlock()
-	system, err := b.layer(lock, struct {
+	system, err := b.layer(ctx, lock, struct {
 		Variant, Platform string
 		Suite             string
 		Archives          []LockedArchive
@@ -284,7 +285,7 @@ func (b *Builder) layers(ctx context.Context, lock *Lock, t *LockedTarget, in fe
 	}
 	out := []layout.Layer{system}
 	if t.Toolchain != nil {
-		tools, err := b.layer(lock, t.Toolchain.Sum, func(out io.Writer) (err error) {
+		tools, err := b.layer(ctx, lock, t.Toolchain.Sum, func(out io.Writer) (err error) {
 			tree, err := rootfs.New(tmp)
 			if err != nil {
 				return err
@@ -324,7 +325,7 @@ func (b *Builder) writeSystem(ctx context.Context, out io.Writer, lock *Lock, t 
 
 // layer finds a finished layer by what it is made of, or makes it: bases that
 // share one share the work.
-func (b *Builder) layer(lock *Lock, of any, fill func(io.Writer) error) (layout.Layer, error) {
+func (b *Builder) layer(ctx context.Context, lock *Lock, of any, fill func(io.Writer) error) (_ layout.Layer, err error) {
 	key, err := json.Marshal(struct {
 		Format int
 		Epoch  int64
@@ -335,12 +336,17 @@ func (b *Builder) layer(lock *Lock, of any, fill func(io.Writer) error) (layout.
 	}
 	sum := sha256.Sum256(key)
 	at := filepath.Join(b.CacheDir, "layers", hex.EncodeToString(sum[:]))
-	if data, err := os.ReadFile(at + ".json"); err == nil {
-		found := layout.Layer{Path: at + ".tar.gz"}
-		info, serr := os.Stat(found.Path)
-		if json.Unmarshal(data, &found) == nil && serr == nil && info.Size() == found.Size {
-			return found, nil
-		}
+	if found, ok := finishedLayer(at); ok {
+		return found, nil
+	}
+	// Whoever comes second waits and finds it done.
+	guard := flock.New(at + ".lock")
+	if _, err := guard.TryLockContext(ctx, lockPoll); err != nil {
+		return layout.Layer{}, fmt.Errorf("waiting for another build of the same layer: %w", err)
+	}
+	defer func() { err = errors.Join(err, guard.Close()) }()
+	if found, ok := finishedLayer(at); ok {
+		return found, nil
 	}
 	made, err := layout.CompressLayer(at+".tar.gz", fill)
 	if err != nil {
@@ -351,6 +357,17 @@ func (b *Builder) layer(lock *Lock, of any, fill func(io.Writer) error) (layout.
 		return layout.Layer{}, err
 	}
 	return made, writeWhole(at+".json", data)
+}
+
+// finishedLayer reads what layer left there.
+func finishedLayer(at string) (layout.Layer, bool) {
+	data, err := os.ReadFile(at + ".json")
+	if err != nil {
+		return layout.Layer{}, false
+	}
+	found := layout.Layer{Path: at + ".tar.gz"}
+	info, err := os.Stat(found.Path)
+	return found, err == nil && json.Unmarshal(data, &found) == nil && info.Size() == found.Size
 }
 
 // configuration is the image configuration of one platform.
