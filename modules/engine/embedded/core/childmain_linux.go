@@ -33,7 +33,7 @@ func ChildMain(args []string, serve Serve) (handled bool, exit int) {
 	switch args[1] {
 	case initproc.Arg:
 		return true, initproc.Main()
-	case argEngine, argProbe:
+	case argEngine, argProbe, argRemove:
 	default:
 		return false, 0
 	}
@@ -55,9 +55,12 @@ func ChildMain(args []string, serve Serve) (handled bool, exit int) {
 	}
 	out := os.NewFile(fdReady, "ready")
 	var err error
-	if args[1] == argProbe {
+	switch args[1] {
+	case argProbe:
 		err = probeMain(in, out)
-	} else {
+	case argRemove:
+		err = removeMain(in)
+	default:
 		err = engineMain(in, out, serve)
 	}
 	if err != nil {

@@ -30,6 +30,11 @@ func StartChild(context.Context, ChildConfig) (*Child, error) {
 // ChildMain handles nothing: there is no engine child on this system.
 func ChildMain([]string, Serve) (handled bool, exit int) { return false, 0 }
 
+// RemoveState needs Linux.
+func RemoveState(context.Context, ChildConfig) error {
+	return unsupported("removing the engine's state")
+}
+
 // Probe reports that the embedded engine needs Linux.
 func Probe(context.Context) (Report, error) {
 	err := unsupported("probing")

@@ -25,6 +25,7 @@ import (
 const (
 	argEngine = "__drydock-engine"
 	argProbe  = "__drydock-probe"
+	argRemove = "__drydock-remove"
 	argAgain  = "again"
 )
 
