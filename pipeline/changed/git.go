@@ -221,12 +221,9 @@ func ignored(patterns []string, file string) bool {
 // A path of this machine gives "": it means nothing elsewhere.
 func Redact(remote string) string {
 	if !strings.Contains(remote, "://") {
-		host, rest, ok := strings.Cut(remote, ":")
-		if !ok || strings.Contains(host, "/") || len(host) == 1 {
+		host, rest, ok := strings.Cut(remote[strings.LastIndex(remote, "@")+1:], ":")
+		if !ok || strings.Contains(host, "/") || len(host) < 2 {
 			return ""
-		}
-		if i := strings.LastIndex(host, "@"); i >= 0 {
-			host = host[i+1:]
 		}
 		return "ssh://" + host + "/" + strings.TrimPrefix(rest, "/")
 	}
