@@ -75,7 +75,9 @@ func (p Policy) Validate() []Problem {
 			out = append(out, problem)
 		}
 	}
-	slices.SortStableFunc(out, func(a, b Problem) int { return strings.Compare(strings.Join(a.Path, "/")+a.Message, strings.Join(b.Path, "/")+b.Message) })
+	slices.SortStableFunc(out, func(a, b Problem) int {
+		return strings.Compare(strings.Join(a.Path, "/")+a.Message, strings.Join(b.Path, "/")+b.Message)
+	})
 	return out
 }
 

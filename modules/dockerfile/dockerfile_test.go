@@ -1,0 +1,252 @@
+package dockerfile
+
+import (
+	"bytes"
+	"errors"
+	"reflect"
+	"strings"
+	"testing"
+
+	"drydock/modules/artifact"
+)
+
+func parse(t *testing.T, text string) *File {
+	t.Helper()
+	f, err := Parse("x/Dockerfile", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+const everything = `# syntax=docker/dockerfile:1
+# escape=\
+ARG GO=1.26
+ARG BASE=golang-${GO}
+FROM --platform=$BUILDPLATFORM ${BASE} AS Build
+COPY . /src
+RUN --mount=type=cache,target=/root/.cache --mount=type=bind,from=tools,source=/bin,target=/tools \
+    --mount=from=full,target=/full echo from=full, && go build
+FROM \
+  # a comment in between
+  minimal \
+  AS last
+COPY --from=build /out /out
+COPY --chown=1:1 \
+     --from=age:1.26 /a /b
+COPY --from=0 /x /y
+FROM last
+FROM scratch
+`
+
+func TestBasesFollowStagesAndArguments(t *testing.T) {
+	f := parse(t, everything)
+	if f.Syntax != "docker/dockerfile:1" {
+		t.Errorf("syntax is %q", f.Syntax)
+	}
+	if got := f.Stages[0]; got.Name != "build" || got.From.Raw != "${BASE}" || got.From.Name != "golang-1.26" || got.From.Platform != "$BUILDPLATFORM" || got.From.Line != 5 {
+		t.Errorf("first stage is %+v", got)
+	}
+	got, err := f.Bases(map[string]string{"GO": "1.25"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []BaseRef{
+		{Ref: "golang-1.25", Line: 5, Instruction: "FROM", Platform: "$BUILDPLATFORM"},
+		{Ref: "tools", Line: 7, Instruction: "RUN"},
+		{Ref: "full", Line: 7, Instruction: "RUN"},
+		{Ref: "minimal", Line: 9, Instruction: "FROM"},
+		{Ref: "age:1.26", Line: 14, Instruction: "COPY"},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+	got, _ = f.Bases(map[string]string{"BUILDPLATFORM": "linux/arm64"})
+	if got[0].Platform != "linux/arm64" || got[0].Ref != "golang-1.26" {
+		t.Errorf("known arguments are not put in: %+v", got[0])
+	}
+}
+
+func TestRewriteKeepsEveryLineWhereItIs(t *testing.T) {
+	f := parse(t, everything)
+	out, err := f.Rewrite(nil, func(ref string) (string, error) {
+		return "base.internal/" + strings.NewReplacer(":", "-").Replace(ref) + "@sha256:" + strings.Repeat("a", 64), nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := "@sha256:" + strings.Repeat("a", 64)
+	want := `# escape=\
+#
+ARG GO=1.26
+ARG BASE=golang-${GO}
+FROM --platform=$BUILDPLATFORM base.internal/golang-1.26` + d + ` AS Build
+COPY . /src
+RUN --mount=type=cache,target=/root/.cache --mount=type=bind,from=base.internal/tools` + d + `,source=/bin,target=/tools \
+    --mount=from=base.internal/full` + d + `,target=/full echo from=full, && go build
+FROM base.internal/minimal` + d + ` AS last
+
+
+
+COPY --from=build /out /out
+COPY --chown=1:1 \
+     --from=base.internal/age-1.26` + d + ` /a /b
+COPY --from=0 /x /y
+FROM last
+FROM scratch
+`
+	if string(out) != want {
+		t.Errorf("got\n%s\nwant\n%s", out, want)
+	}
+}
+
+func TestRewriteKeepsLineEndingsAndHeredocs(t *testing.T) {
+	f := parse(t, "FROM \\\r\n full\r\nRUN <<EOF\r\nFROM nothing\r\nEOF\r\n")
+	out, err := f.Rewrite(nil, func(string) (string, error) { return "x", nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "FROM x\r\n\r\nRUN <<EOF\r\nFROM nothing\r\nEOF\r\n"; string(out) != want {
+		t.Errorf("got %q", out)
+	}
+}
+
+func TestRewriteGivesTheSpellersError(t *testing.T) {
+	f := parse(t, "ARG X\nFROM full\n")
+	_, err := f.Rewrite(nil, func(string) (string, error) { return "", errors.New("no such base") })
+	wantError(t, err, "x/Dockerfile:2", "no such base")
+	for _, bad := range []string{"", "a b", "a\nb", "$X"} {
+		_, err = f.Rewrite(nil, func(string) (string, error) { return bad, nil })
+		wantError(t, err, "x/Dockerfile:2", "is not a reference")
+	}
+}
+
+func wantError(t *testing.T, err error, place, message string) {
+	t.Helper()
+	var e *artifact.Error
+	if !errors.As(err, &e) {
+		t.Fatalf("no error of ours: %v", err)
+	}
+	if e.Kind != artifact.KindUsage || e.Place != place || !strings.Contains(e.Error(), message) || e.Remedy == "" {
+		t.Errorf("got kind %d place %q remedy %q: %v\nwant place %q and %q", e.Kind, e.Place, e.Remedy, e, place, message)
+	}
+}
+
+func TestErrorsNameTheirLine(t *testing.T) {
+	for _, c := range []struct{ name, text, place, message string }{
+		{"empty", "", "x/Dockerfile:1", "no instructions"},
+		{"only comments", "# hello\n", "x/Dockerfile:1", "no instructions"},
+		{"unknown instruction", "FROM full\nRUNN x\n", "x/Dockerfile:2", "unknown instruction"},
+		{"instruction before FROM", "RUN x\nFROM full\n", "x/Dockerfile:1", "before the first FROM"},
+		{"no FROM", "ARG X=1\n", "x/Dockerfile:1", "no FROM"},
+		{"unterminated heredoc", "FROM full\nRUN <<EOF\nx\n", "x/Dockerfile:2", "unterminated heredoc"},
+		{"bad stage name", "FROM full AS 1x\n", "x/Dockerfile:1", "invalid name"},
+		{"frontend of others", "# syntax=example.org/mine:1\nFROM full\n", "x/Dockerfile:1", "frontends are not fetched"},
+		{"bad variable", "FROM full\nFROM ${X\n", "x/Dockerfile:2", ""},
+		{"mount from a variable", "FROM full\nRUN --mount=from=$X,target=/x true\n", "x/Dockerfile:2", "variable"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := Parse("x/Dockerfile", []byte(c.text))
+			wantError(t, err, c.place, c.message)
+		})
+	}
+	for _, c := range []struct{ name, text, place, message string }{
+		{"argument without value", "ARG X\nFROM $X\n", "x/Dockerfile:2", "names nothing"},
+		{"copy from a variable", "ARG X=a\nFROM full\nCOPY --from=$X /a /b\n", "x/Dockerfile:3", "takes no variables"},
+		{"stage that is not there", "FROM full\nCOPY --from=3 /a /b\n", "x/Dockerfile:2", "no stage 3"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := parse(t, c.text).Bases(nil)
+			wantError(t, err, c.place, c.message)
+		})
+	}
+}
+
+func TestStagesAreFoundAsBuildKitFindsThem(t *testing.T) {
+	f := parse(t, "FROM later\nCOPY --from=LATER /a /b\nFROM full AS later\nFROM Later\n")
+	got, err := f.Bases(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// FROM sees only what is before it, COPY --from sees all; neither minds case.
+	want := []BaseRef{{Ref: "later", Line: 1, Instruction: "FROM"}, {Ref: "full", Line: 3, Instruction: "FROM"}}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestContextPaths(t *testing.T) {
+	for text, want := range map[string][]string{
+		"FROM x\nCOPY a.txt ./dir/ /b/\n":                      {"a.txt", "dir"},
+		"FROM x\nCOPY . /\n":                                   {"."},
+		"FROM x\nCOPY --from=y a /\n":                          nil,
+		"FROM x\nCOPY *.conf /\nADD ../up /\n":                 {"*.conf", "up"},
+		"FROM x\nADD https://h/x git@h:y /in local.tar /\n":    {"in", "local.tar"},
+		"ARG A\nFROM x\nARG A\nCOPY $A/x /\n":                  {"."},
+		"FROM x\nRUN --mount=type=bind,source=src,target=/s x": {"src"},
+		"FROM x\nRUN --mount=target=/s x":                      {"."},
+		"FROM x\nRUN --mount=type=cache,target=/s x":           nil,
+		"FROM x\nRUN --mount=type=tmpfs,target=/s,size=$X x":   {"."},
+		"FROM x\nCOPY <<EOF /a\nhello\nEOF\n":                  nil,
+	} {
+		got := parse(t, text).ContextPaths()
+		if len(got) == 0 {
+			got = nil
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("%q: got %v, want %v", text, got, want)
+		}
+	}
+}
+
+// Whatever a Dockerfile says, Rewrite does not panic, keeps the number of
+// lines and leaves no reference as it was.
+func FuzzRewrite(f *testing.F) {
+	seeds := []string{
+		everything,
+		"FROM a\r\nCOPY --from=b /x /y\r\n",
+		"# syntax=docker/dockerfile:1\n# check=skip=all\n# escape=`\nFROM `\n a\n",
+		"\xef\xbb\xbf# syntax=docker/dockerfile:1\nFROM a",
+		"#!/usr/bin/env x\n# syntax=docker/dockerfile:1\nFROM a\n",
+		"ARG A=b\nFROM $A\nRUN --mount=from=a,target=/a --mount=\"from=a,target=/b\" <<EOF\nfrom=a\nEOF\n",
+		"FROM a\nONBUILD COPY --from=b / /\n",
+		"FROM \"a\"\nCOPY \\\n#c\n --from=a \\\n\n / /\n",
+	}
+	for _, s := range seeds {
+		f.Add([]byte(s))
+	}
+	const spelled = "registry.test/base@sha256:0000"
+	f.Fuzz(func(t *testing.T, data []byte) {
+		file, err := Parse("Dockerfile", data)
+		if err != nil {
+			return
+		}
+		refs, err := file.Bases(nil)
+		if err != nil {
+			return
+		}
+		out, err := file.Rewrite(nil, func(string) (string, error) { return spelled, nil })
+		if err != nil {
+			return
+		}
+		if bytes.Count(out, []byte("\n")) != bytes.Count(data, []byte("\n")) {
+			t.Fatalf("lines moved:\n%q\n%q", data, out)
+		}
+		again, err := Parse("Dockerfile", out)
+		if err != nil {
+			t.Fatalf("the result cannot be read: %v\n%q", err, out)
+		}
+		if again.Syntax != "" {
+			t.Fatalf("the syntax directive stayed: %q", out)
+		}
+		got, err := again.Bases(nil)
+		if err != nil || len(got) != len(refs) {
+			t.Fatalf("%v: %+v became %+v", err, refs, got)
+		}
+		for i, r := range got {
+			if r.Ref != spelled || r.Line != refs[i].Line {
+				t.Fatalf("%+v became %+v in %q", refs[i], r, out)
+			}
+		}
+	})
+}
