@@ -100,8 +100,6 @@ func (r *Repo) explain(err error) (message, remedy string) {
 			"name the CA's PEM file as `trust:` in catalog/mirrors.yaml"
 	case errors.As(err, &hostname), errors.As(err, &invalid):
 		return "its certificate does not fit", "check the registry's name and its certificate"
-	case errors.As(err, &record), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
-		return "it does not speak TLS", "serve it with TLS, or set `insecureHTTP: true` on the stage"
 	case errors.As(err, &dns):
 		return "its name does not resolve", "check the registry's name and, behind a proxy, HTTPS_PROXY and NO_PROXY"
 	case errors.As(err, &timeout) && timeout.Timeout(), errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
@@ -109,6 +107,8 @@ func (r *Repo) explain(err error) (message, remedy string) {
 			"check that it is up and, behind a proxy, HTTPS_PROXY and NO_PROXY; then run again"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "nothing listens there", "check the registry's address and that it is up"
+	case errors.As(err, &record), errors.Is(err, errPlainHTTP), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
+		return "it does not speak TLS", "serve it with TLS; plain HTTP is for registries on this machine"
 	}
 	return "", "check the registry, then run again"
 }

@@ -14,7 +14,6 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
-	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"drydock/modules/artifact"
 )
@@ -107,6 +106,12 @@ func (r *Repo) head(ctx context.Context, ref name.Reference) (artifact.Digest, e
 	desc, err := r.session.puller.Head(ctx, ref)
 	if NotFound(err) {
 		return "", nil
+	}
+	var te *transport.Error
+	if errors.As(err, &te) && te.StatusCode >= http.StatusInternalServerError {
+		if _, said := r.session.puller.Get(ctx, ref); said != nil {
+			err = said // the answer to HEAD has no body to say why
+		}
 	}
 	if err != nil {
 		return "", err
@@ -241,5 +246,5 @@ func (c *Client) Repositories(ctx context.Context, l Location) ([]string, error)
 // isDistributable says whether a layer is copied; foreign ones are fetched from
 // where their URL says.
 func isDistributable(d v1.Descriptor) bool {
-	return types.MediaType(d.MediaType).IsDistributable() && len(d.URLs) == 0
+	return d.MediaType.IsDistributable() && len(d.URLs) == 0
 }

@@ -167,7 +167,7 @@ func (c *Client) session(l Location, reg name.Registry) (*session, error) {
 	} else {
 		rt := c.external
 		if !l.InsecureHTTP {
-			rt = refusePlain{rt}
+			rt = refusePlain{rt, &sync.Map{}}
 		}
 		opts = append(opts, remote.WithTransport(rt), remote.WithAuthFromKeychain(c.keychain))
 	}

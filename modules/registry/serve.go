@@ -116,6 +116,15 @@ func (o ServeOptions) guard(next http.Handler) http.Handler {
 	})
 }
 
+// Handler is the registry of one stage, to be served where the caller likes: it
+// has no guard of its own.
+func (e *Embedded) Handler(stage string) (http.Handler, error) {
+	if _, err := e.Location(stage); err != nil {
+		return nil, err
+	}
+	return e.handler(stage), nil
+}
+
 // handler maps /v2/<stage>/<repository>/… (or, for one stage, the plain API) to
 // the stages, wherever they are held.
 func (e *Embedded) handler(only string) http.Handler {

@@ -128,10 +128,13 @@ func (s *stage) check(repo string) error {
 	index := filepath.Join(dir, "index.json")
 	fi, err := os.Stat(index)
 	if errors.Is(err, fs.ErrNotExist) {
-		return s.checkEmpty(dir)
+		if blobs, err := os.ReadDir(filepath.Join(dir, "blobs", "sha256")); err != nil || len(blobs) == 0 {
+			return nil // not there yet
+		}
+		fi, err = os.Stat(index) // made meanwhile by another request: it comes before any blob
 	}
 	if err != nil {
-		return err
+		return corrupt(index, err)
 	}
 	now := stamp{fi.ModTime(), fi.Size()}
 	s.mu.Lock()
@@ -162,15 +165,6 @@ func (s *stage) check(repo string) error {
 	s.known[repo] = now
 	s.mu.Unlock()
 	return nil
-}
-
-// checkEmpty refuses a repository that has blobs but lost its index.
-func (s *stage) checkEmpty(dir string) error {
-	blobs, err := os.ReadDir(filepath.Join(dir, "blobs", "sha256"))
-	if err != nil || len(blobs) == 0 {
-		return nil
-	}
-	return corrupt(filepath.Join(dir, "index.json"), fs.ErrNotExist)
 }
 
 func corrupt(path string, err error) error {

@@ -4,11 +4,13 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/net/http/httpproxy"
@@ -116,19 +118,33 @@ func (c *impatientConn) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// refusePlain keeps credentials and images off plain HTTP, except on this
-// machine: go-containerregistry falls back to it for private addresses.
-type refusePlain struct{ next http.RoundTripper }
+// errPlainHTTP is the cause when plain HTTP is refused.
+var errPlainHTTP = errors.New("plain HTTP off this machine is not allowed")
 
+// refusePlain keeps credentials and images off plain HTTP. go-containerregistry
+// falls back to it for private addresses when TLS fails: that is allowed on this
+// machine only, and never because a certificate is not trusted.
+type refusePlain struct {
+	next      http.RoundTripper
+	untrusted *sync.Map // host -> the error of its certificate
+}
+
+// RoundTrip implements http.RoundTripper.
 func (t refusePlain) RoundTrip(r *http.Request) (*http.Response, error) {
-	if r.URL.Scheme == "http" && !loopbackHost(r.URL.Hostname()) {
-		return nil, &artifact.Error{
-			Kind: artifact.KindUsage, Op: "reaching registry", Place: r.URL.Host,
-			Message: "it has no TLS, and plain HTTP off this machine is not allowed",
-			Remedy:  "serve it with TLS, or set `insecureHTTP: true` on the stage",
+	if r.URL.Scheme == "http" {
+		if err, ok := t.untrusted.Load(r.URL.Host); ok {
+			return nil, err.(error)
+		}
+		if !loopbackHost(r.URL.Hostname()) {
+			return nil, errPlainHTTP
 		}
 	}
-	return t.next.RoundTrip(r)
+	resp, err := t.next.RoundTrip(r)
+	var cert *tls.CertificateVerificationError
+	if errors.As(err, &cert) {
+		t.untrusted.Store(r.URL.Host, err)
+	}
+	return resp, err
 }
 
 func loopbackHost(host string) bool {
