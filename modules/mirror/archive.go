@@ -196,33 +196,43 @@ func (v *verification) check(ctx context.Context, a archive) error {
 		return nil
 	}
 	src := DebianSource{Archive: a.name, URI: shown, Components: a.components}
-	var said *fetch.StatusError
 	for _, suite := range a.suites {
 		if v.taken[a.name+" "+suite] {
 			continue // a second mirror of the same archive stands by
 		}
 		rel, err := v.set.release(ctx, a, suite)
-		switch {
-		case err == nil:
-			root, _ := splitSuite(suite)
-			v.taken[a.name+" "+suite], v.roots[root] = true, true
-			src.Suites, src.Keyring = append(src.Suites, suite), rel.keyring
-		case ctx.Err() != nil:
-			return err
-		case errors.Is(err, ErrNotFound):
-			v.set.note("%s: %s has no suite %s", a.source, shown, suite)
-		case errors.As(err, &said) || fetch.Unreachable(err) || errors.Is(err, errUnsigned) && !a.explicit:
-			v.missing = append(v.missing, unreachedArchive{a, err})
-		case errors.Is(err, errStranger) && !a.explicit:
-			v.set.note("%s: %s left out: %v", a.source, shown, errStranger)
-			return nil
-		default:
-			return err
+		if err != nil {
+			if err = v.excuse(ctx, a, suite, err); err != nil {
+				return err
+			}
+			continue
 		}
+		root, _ := splitSuite(suite)
+		v.taken[a.name+" "+suite], v.roots[root] = true, true
+		src.Suites, src.Keyring = append(src.Suites, suite), rel.keyring
 	}
 	if len(src.Suites) > 0 {
 		src.Public = v.set.netNames.resolve(ctx, a.base)
 		v.sources = append(v.sources, src)
+	}
+	return nil
+}
+
+// excuse says whether a suite that does not verify can be left out.
+func (v *verification) excuse(ctx context.Context, a archive, suite string, err error) error {
+	var said *fetch.StatusError
+	shown := fetch.Redact(a.base)
+	switch {
+	case ctx.Err() != nil:
+		return err
+	case errors.Is(err, ErrNotFound):
+		v.set.note("%s: %s has no suite %s", a.source, shown, suite)
+	case errors.As(err, &said), fetch.Unreachable(err), errors.Is(err, errUnsigned) && !a.explicit:
+		v.missing = append(v.missing, unreachedArchive{a, err})
+	case errors.Is(err, errStranger) && !a.explicit:
+		v.set.note("%s: %s %s left out: %v", a.source, shown, suite, errStranger)
+	default:
+		return err
 	}
 	return nil
 }

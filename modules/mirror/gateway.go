@@ -1,14 +1,29 @@
 package mirror
 
 import (
+	"bufio"
+	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"sync"
+	"time"
 
 	"drydock/modules/artifact"
 )
 
-var errSoon = errors.New("not there yet")
+// Where a step finds the gateway.
+const (
+	GatewayHost    = "mirror.drydock.internal"
+	gatewayAddress = "198.18.0.1"
+	gatewayURL     = "http://" + GatewayHost
+)
+
+// RuleMirrorOnly is the rule that refuses whatever is no mirror.
+const RuleMirrorOnly = "egress/mirror-only"
 
 // GatewayOptions configure a Gateway.
 type GatewayOptions struct {
@@ -16,20 +31,281 @@ type GatewayOptions struct {
 	Log      io.Writer // nil discards
 }
 
-// Gateway lets build steps reach the mirrors and nothing else.
-type Gateway struct{}
+// Gateway lets build steps reach the mirrors and nothing else. It listens
+// where the engine can reach it and speaks for the steps: a connection begins
+// with one JSON line that says what it is.
+type Gateway struct {
+	set   *Set
+	log   io.Writer
+	steps *stepBook
+	http  *http.Server
+	queue *connQueue
 
-// NewGateway makes a gateway to the mirrors of a Set.
-func NewGateway(s *Set, opt GatewayOptions) *Gateway { return &Gateway{} }
-
-// Serve answers connections until the listener closes or Close is called.
-func (g *Gateway) Serve(l net.Listener) error { return errSoon }
-
-// Materials is what the steps of a build fetched. complete is false when the
-// build or one of its steps is not known.
-func (g *Gateway) Materials(build string) (materials []artifact.Material, complete bool) {
-	return nil, false
+	mu        sync.Mutex
+	listeners map[net.Listener]bool
+	conns     map[net.Conn]bool
+	closed    bool
 }
 
-// Close stops the gateway.
-func (g *Gateway) Close() error { return nil }
+// NewGateway makes a gateway to the mirrors of a Set. Close ends it.
+func NewGateway(s *Set, opt GatewayOptions) *Gateway {
+	g := &Gateway{
+		set: s, log: opt.Log, steps: newStepBook(opt.CacheDir),
+		queue:     &connQueue{conns: make(chan net.Conn), done: make(chan struct{})},
+		listeners: map[net.Listener]bool{}, conns: map[net.Conn]bool{},
+	}
+	if g.log == nil {
+		g.log = io.Discard
+	}
+	g.http = &http.Server{
+		Handler:           http.HandlerFunc(g.serveHTTP),
+		ReadHeaderTimeout: time.Minute,
+		IdleTimeout:       5 * time.Minute,
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			if sc, ok := c.(*stepConn); ok {
+				return context.WithValue(ctx, stepKey{}, sc.step)
+			}
+			return ctx
+		},
+	}
+	go func() { _ = g.http.Serve(g.queue) }() // ends with http.ErrServerClosed at Close
+	return g
+}
+
+type stepKey struct{}
+
+// stepOf is the step a request comes from.
+func stepOf(ctx context.Context) string {
+	step, _ := ctx.Value(stepKey{}).(string)
+	return step
+}
+
+// hello is the first line of a connection to the gateway.
+type hello struct {
+	Kind  string `json:"kind"` // conn, step, build
+	Proto string `json:"proto"`
+	Step  string `json:"step"`
+	Name  string `json:"name"`
+	Build string `json:"build"`
+	Steps []struct {
+		Step string `json:"step"`
+		Name string `json:"name"`
+	} `json:"steps"`
+}
+
+// Serve answers connections until the listener closes or Close is called.
+func (g *Gateway) Serve(l net.Listener) error {
+	g.mu.Lock()
+	if g.closed {
+		g.mu.Unlock()
+		_ = l.Close()
+		return nil
+	}
+	g.listeners[l] = true
+	g.mu.Unlock()
+	for {
+		c, err := l.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("accepting connections to the mirror gateway: %w", err)
+		}
+		if g.track(c, true) {
+			go g.handle(c)
+		}
+	}
+}
+
+// track keeps the connections to close at Close.
+func (g *Gateway) track(c net.Conn, open bool) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if open && g.closed {
+		_ = c.Close()
+		return false
+	}
+	if open {
+		g.conns[c] = true
+	} else {
+		delete(g.conns, c)
+	}
+	return true
+}
+
+// Close stops the gateway and every connection through it.
+func (g *Gateway) Close() error {
+	g.mu.Lock()
+	g.closed = true
+	for l := range g.listeners {
+		_ = l.Close()
+	}
+	for c := range g.conns {
+		_ = c.Close()
+	}
+	g.mu.Unlock()
+	return g.http.Close()
+}
+
+func (g *Gateway) logf(format string, args ...any) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	fmt.Fprintf(g.log, "gateway: "+format+"\n", args...)
+}
+
+// helloLimit bounds a first line: a build names its steps in one.
+const helloLimit = 4 << 20
+
+func (g *Gateway) handle(c net.Conn) {
+	defer g.track(c, false)
+	_ = c.SetReadDeadline(time.Now().Add(30 * time.Second))
+	r := bufio.NewReaderSize(c, 32<<10)
+	var h hello
+	line, err := readLine(r, helloLimit)
+	if err == nil {
+		err = json.Unmarshal(line, &h)
+	}
+	if err != nil {
+		g.logf("a connection began with no greeting: %v", err)
+		_ = c.Close()
+		return
+	}
+	_ = c.SetReadDeadline(time.Time{})
+	switch {
+	case h.Kind == "conn" && h.Proto == "http":
+		sc := &stepConn{Conn: c, r: r, step: h.Step, closed: make(chan struct{})}
+		if g.queue.put(sc) {
+			<-sc.closed
+		}
+		_ = c.Close()
+	case h.Kind == "conn" && h.Proto == "tls":
+		g.refuseTLS(c, r, h.Step)
+	case h.Kind == "step":
+		g.control(c, r, h)
+	case h.Kind == "build":
+		g.steps.build(h)
+		_, _ = io.WriteString(c, "{\"ok\":true}\n")
+		_ = c.Close()
+	default:
+		g.logf("a connection of unknown kind %q %q", h.Kind, h.Proto)
+		_ = c.Close()
+	}
+}
+
+func readLine(r *bufio.Reader, limit int) ([]byte, error) {
+	var line []byte
+	for {
+		part, err := r.ReadSlice('\n')
+		line = append(line, part...)
+		if err == nil {
+			return line, nil
+		}
+		if !errors.Is(err, bufio.ErrBufferFull) {
+			return nil, err
+		}
+		if len(line) > limit {
+			return nil, errors.New("the line is too long")
+		}
+	}
+}
+
+// stepConn is a step's TCP connection, after the greeting.
+type stepConn struct {
+	net.Conn
+	r      *bufio.Reader
+	step   string
+	once   sync.Once
+	closed chan struct{}
+}
+
+// Read implements net.Conn.
+func (c *stepConn) Read(p []byte) (int, error) { return c.r.Read(p) }
+
+// Close implements net.Conn.
+func (c *stepConn) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
+}
+
+// connQueue hands connections to the HTTP server.
+type connQueue struct {
+	conns chan net.Conn
+	once  sync.Once
+	done  chan struct{}
+}
+
+func (q *connQueue) put(c net.Conn) bool {
+	select {
+	case q.conns <- c:
+		return true
+	case <-q.done:
+		return false
+	}
+}
+
+// Accept implements net.Listener.
+func (q *connQueue) Accept() (net.Conn, error) {
+	select {
+	case c := <-q.conns:
+		return c, nil
+	case <-q.done:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close implements net.Listener.
+func (q *connQueue) Close() error {
+	q.once.Do(func() { close(q.done) })
+	return nil
+}
+
+// Addr implements net.Listener.
+func (q *connQueue) Addr() net.Addr { return &net.UnixAddr{Name: GatewayHost, Net: "unix"} }
+
+// refusal is one line on a step's control connection.
+type refusal struct {
+	URL    string `json:"url"`
+	Rule   string `json:"rule"`
+	Reason string `json:"reason"`
+	Remedy string `json:"remedy"`
+}
+
+// refused tells the step's executor, and the log, what was refused.
+func (g *Gateway) refused(step, url, reason string) refusal {
+	r := refusal{
+		URL: url, Rule: RuleMirrorOnly, Reason: reason,
+		Remedy: "take it from a mirror (" + gatewayURL + "/debian/ /go/ /npm/ /oci/), or make it part of the build context",
+	}
+	g.logf("refused %s by rule %s: %s", r.URL, r.Rule, r.Reason)
+	g.steps.refuse(step, r)
+	return r
+}
+
+// control serves a step's control connection: refusals go out on it, and its
+// end is the step's.
+func (g *Gateway) control(c net.Conn, r *bufio.Reader, h hello) {
+	end := g.steps.begin(h.Step, h.Name, c)
+	ok := false
+	for {
+		line, err := readLine(r, helloLimit)
+		if err != nil {
+			break
+		}
+		var last struct {
+			OK bool `json:"ok"`
+		}
+		if json.Unmarshal(line, &last) == nil {
+			ok = last.OK
+		}
+	}
+	_ = c.Close()
+	if err := end(ok); err != nil {
+		g.logf("the materials of step %s were not kept: %v", h.Step, err)
+	}
+}
+
+// Materials is what the steps of a build fetched, those of cached steps
+// included. complete is false when the build or one of its steps is not known.
+func (g *Gateway) Materials(build string) (materials []artifact.Material, complete bool) {
+	return g.steps.materials(build)
+}

@@ -36,6 +36,7 @@ type want struct {
 	header http.Header     // what to accept
 	accept string          // part of the key where the answer depends on header
 	purl   string
+	limit  int64                                                        // never more bytes than this; 0 is no limit
 	token  func(ctx context.Context, err error) (context.Context, bool) // answers a 401
 	verify func(ctx context.Context, path string) error
 }
@@ -99,7 +100,7 @@ func (s *Set) start(ctx context.Context, w want) *pending {
 		p.prior = &e
 	}
 	p.flight = s.store.Start(ctx, store.Want{
-		Place: fetch.Redact(w.target()), Key: w.key(), SHA256: w.sha256.Hex(), Size: w.size,
+		Place: fetch.Redact(w.target()), Key: w.key(), SHA256: w.sha256.Hex(), Size: w.size, Limit: w.limit,
 		Previous: p.prior, Broken: fetch.Interrupted, Verify: w.verify,
 		Open: func(ctx context.Context) (io.ReadCloser, store.Meta, error) { return s.open(ctx, w, p.prior) },
 	})

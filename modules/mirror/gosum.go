@@ -303,9 +303,6 @@ func (o *sumOps) SecurityError(msg string) {
 	o.security, _, _ = strings.Cut(strings.TrimSpace(msg), "\n")
 }
 
-// sumdbName says whether a path of the Go mirror is the checksum database's.
-func sumdbName(rel string) bool { return strings.HasPrefix(rel, "sumdb/") }
-
 // notFoundError is a mirror's "not found" where there is no mirror to say so.
 func notFoundError(place string) error {
 	return &artifact.Error{Kind: artifact.KindFault, Op: "fetching", Place: place, Err: fetch.ErrNotFound}

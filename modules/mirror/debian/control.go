@@ -2,6 +2,7 @@ package debian
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -23,42 +24,59 @@ type Stanza map[string]string
 func ReadStanzas(r io.Reader, want map[string]bool, yield func(Stanza) bool) error {
 	sc := bufio.NewScanner(r)
 	sc.Buffer(make([]byte, 64<<10), maxLine)
-	cur, last := Stanza{}, ""
+	b := builder{stanza: Stanza{}, want: want}
 	for n := 1; sc.Scan(); n++ {
 		line := strings.TrimRight(sc.Text(), " \t\r")
-		switch {
-		case line == "":
-			if len(cur) > 0 && !yield(cur) {
-				return nil
+		if line != "" {
+			if err := b.line(line); err != nil {
+				return fmt.Errorf("line %d: %w", n, err)
 			}
-			cur, last = Stanza{}, ""
-		case line[0] == '#':
-		case line[0] == ' ' || line[0] == '\t':
-			if last == "" {
-				return fmt.Errorf("line %d: continuation without a field", n)
-			}
-			if last != skipped {
-				cur[last] += "\n" + line[1:]
-			}
-		default:
-			key, value, ok := strings.Cut(line, ":")
-			if !ok || key == "" || strings.ContainsAny(key, " \t") {
-				return fmt.Errorf("line %d: not a field", n)
-			}
-			last = strings.ToLower(key)
-			if want != nil && !want[last] {
-				last = skipped
-				continue
-			}
-			cur[last] = strings.TrimSpace(value)
+			continue
 		}
+		if len(b.stanza) > 0 && !yield(b.stanza) {
+			return nil
+		}
+		b.stanza, b.last = Stanza{}, ""
 	}
 	if err := sc.Err(); err != nil {
 		return fmt.Errorf("reading control data: %w", err)
 	}
-	if len(cur) > 0 {
-		yield(cur)
+	if len(b.stanza) > 0 {
+		yield(b.stanza)
 	}
+	return nil
+}
+
+// builder collects one stanza.
+type builder struct {
+	stanza Stanza
+	want   map[string]bool
+	last   string // field a continuation line belongs to
+}
+
+func (b *builder) line(line string) error {
+	switch line[0] {
+	case '#':
+		return nil
+	case ' ', '\t':
+		if b.last == "" {
+			return errors.New("continuation without a field")
+		}
+		if b.last != skipped {
+			b.stanza[b.last] += "\n" + line[1:]
+		}
+		return nil
+	}
+	key, value, ok := strings.Cut(line, ":")
+	if !ok || key == "" || strings.ContainsAny(key, " \t") {
+		return errors.New("not a field")
+	}
+	b.last = strings.ToLower(key)
+	if b.want != nil && !b.want[b.last] {
+		b.last = skipped
+		return nil
+	}
+	b.stanza[b.last] = strings.TrimSpace(value)
 	return nil
 }
 

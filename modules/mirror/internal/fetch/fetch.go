@@ -95,14 +95,13 @@ func New(opt Options) (*Client, error) {
 			}
 			return p, nil
 		},
-		DialContext:           (&net.Dialer{Timeout: dialWait, KeepAlive: 30 * time.Second}).DialContext,
-		TLSHandshakeTimeout:   dialWait,
-		ResponseHeaderTimeout: c.stall,
-		TLSClientConfig:       &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12},
-		DisableCompression:    true, // digests are of the bytes as served
-		ForceAttemptHTTP2:     true,
-		MaxIdleConnsPerHost:   16,
-		IdleConnTimeout:       60 * time.Second,
+		DialContext:         (&net.Dialer{Timeout: dialWait, KeepAlive: 30 * time.Second}).DialContext,
+		TLSHandshakeTimeout: dialWait,
+		TLSClientConfig:     &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12},
+		DisableCompression:  true, // digests are of the bytes as served
+		ForceAttemptHTTP2:   true,
+		MaxIdleConnsPerHost: 16,
+		IdleConnTimeout:     60 * time.Second,
 	}
 	t.RegisterProtocol("file", http.NewFileTransport(http.Dir("/")))
 	c.http = &http.Client{Transport: authorizer{t, c}, CheckRedirect: checkRedirect}
@@ -244,7 +243,7 @@ func (c *Client) Get(ctx context.Context, u *url.URL, header http.Header) (*http
 
 func (c *Client) once(ctx context.Context, u *url.URL, header http.Header) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	watch := time.AfterFunc(c.stall+dialWait, func() { cancel(errStalled) })
+	watch := time.AfterFunc(c.stall, func() { cancel(errStalled) })
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		cancel(nil)

@@ -309,8 +309,9 @@ func (k *sink) Write(p []byte) (int, error) {
 
 // Follow reads a flight's bytes as they arrive. It waits until the answer has
 // begun; an answer that is an error, or that the store has already, is given
-// as such. Reading fails when the transfer does.
-func (f *Flight) Follow(ctx context.Context) (io.ReadCloser, Meta, error) {
+// as such. Reading fails when the transfer does. complete is called before the
+// last bytes are given out.
+func (f *Flight) Follow(ctx context.Context, complete func(Entry)) (io.ReadCloser, Meta, error) {
 	if err := f.await(ctx, func() bool { return f.started || f.done }); err != nil {
 		return nil, Meta{}, err
 	}
@@ -320,29 +321,25 @@ func (f *Flight) Follow(ctx context.Context) (io.ReadCloser, Meta, error) {
 		if f.err != nil {
 			return nil, Meta{}, f.err
 		}
-		file, err := os.Open(f.path)
-		meta := Meta{Size: f.entry.Size, ETag: f.entry.ETag, LastModified: f.entry.LastModified, ContentType: f.entry.ContentType}
-		return file, meta, err
+		return nil, Meta{}, ErrComplete
 	}
 	file, err := os.Open(f.file)
 	if err != nil {
-		// Renamed between the last byte and done: the end is near.
-		return nil, Meta{}, errRenamed
+		return nil, Meta{}, ErrComplete // renamed just now: the end is near
 	}
-	return &follower{ctx: ctx, flight: f, file: file}, f.meta, nil
+	return &follower{ctx: ctx, flight: f, file: file, complete: complete}, f.meta, nil
 }
 
-// errRenamed tells a caller of Follow to Wait instead.
-var errRenamed = errors.New("the file has just been completed")
-
-// Renamed says whether Follow lost a race with the end of the transfer.
-func Renamed(err error) bool { return errors.Is(err, errRenamed) }
+// ErrComplete tells a caller of Follow that there is nothing to follow any
+// more: Wait gives the file.
+var ErrComplete = errors.New("the file is complete")
 
 type follower struct {
-	ctx    context.Context
-	flight *Flight
-	file   *os.File
-	off    int64
+	ctx      context.Context
+	flight   *Flight
+	file     *os.File
+	off      int64
+	complete func(Entry)
 }
 
 // Read implements io.Reader.
@@ -361,6 +358,10 @@ func (r *follower) Read(p []byte) (int, error) {
 	}
 	if end && f.err != nil {
 		return 0, f.err
+	}
+	if end && r.complete != nil {
+		r.complete(f.entry)
+		r.complete = nil
 	}
 	if r.off >= visible {
 		return 0, io.EOF
