@@ -1,0 +1,20 @@
+//go:build !linux
+
+package confine
+
+import (
+	"errors"
+
+	"drydock/modules/artifact"
+)
+
+var errLinux = errors.New("containers are confined on Linux only")
+
+// Apply needs Linux.
+func Apply(Options) Done { return Done{Notes: []string{errLinux.Error()}} }
+
+// Become needs Linux.
+func Become([]string, []string) error { return errLinux }
+
+// Observe needs Linux.
+func Observe(Done) (artifact.Confinement, error) { return artifact.Confinement{}, errLinux }
