@@ -105,6 +105,9 @@ func TestLoadFillsIn(t *testing.T) {
 	if app.ContextDir != "images/app" || app.DockerfilePath != "images/app/Dockerfile" || app.Place != "cat/images/app.yaml:2" || !reflect.DeepEqual(app.Ignore, []string{"*.md"}) {
 		t.Errorf("paths %+v", app)
 	}
+	if got := app.FromArgs(app.Variants[0], app.Platforms[1]); got["TARGETARCH"] != "arm64" || got["LANG"] != "b" || got["TARGETSTAGE"] != "default" {
+		t.Errorf("arguments of FROM %v", got)
+	}
 	top, _ := c.Image("top")
 	if got := top.Variants[0].Refs; len(got) != 2 || got[0].Image != "app" || got[0].Variant != "b-1" || got[1].Base != "upstream" {
 		t.Errorf("refs %+v", got)

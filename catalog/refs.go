@@ -51,6 +51,20 @@ func (c *Catalog) buildable() []string {
 	return out
 }
 
+// FromArgs is what the FROM lines of a variant are expanded with for one
+// platform: its arguments, and those BuildKit sets by itself for the target.
+func (i *Image) FromArgs(v Variant, p artifact.Platform) map[string]string {
+	args := map[string]string{
+		"TARGETPLATFORM": p.String(), "TARGETOS": p.OS, "TARGETARCH": p.Architecture, "TARGETVARIANT": p.Variant,
+		"TARGETSTAGE": i.Target,
+	}
+	if i.Target == "" {
+		args["TARGETSTAGE"] = "default"
+	}
+	maps.Copy(args, v.Args)
+	return args
+}
+
 // resolveImage finds what every variant builds on, for every platform.
 func (l *loader) resolveImage(img *Image) {
 	if img.Parsed == nil {
@@ -61,17 +75,7 @@ func (l *loader) resolveImage(img *Image) {
 		v := &img.Variants[i]
 		v.byPlatform = map[artifact.Platform][]Ref{}
 		for _, p := range img.Platforms {
-			args := maps.Clone(v.Args)
-			if args == nil {
-				args = map[string]string{}
-			}
-			args["TARGETPLATFORM"], args["TARGETOS"] = p.String(), p.OS
-			args["TARGETARCH"], args["TARGETVARIANT"] = p.Architecture, p.Variant
-			args["TARGETSTAGE"] = img.Target
-			if img.Target == "" {
-				args["TARGETSTAGE"] = "default"
-			}
-			found, err := img.Parsed.Bases(args)
+			found, err := img.Parsed.Bases(img.FromArgs(*v, p))
 			if err != nil {
 				l.once(seen, err)
 				continue

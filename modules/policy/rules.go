@@ -204,7 +204,7 @@ func (e *evaluation) judgeReport(r artifact.TestReport, p artifact.Platform) []f
 	}
 	static := slices.Contains(e.Policy.Rules.Tests.StaticOnly, p)
 	switch {
-	case seen["failed"] != r.Failed || seen["passed"] != r.Passed || seen["skipped"] != r.Skipped || len(r.Results) != r.Failed+r.Passed+r.Skipped:
+	case !consistent(r, seen):
 		out = append(out, unknown("tests/partial", p.String(), remedyRun, "the test report's counts and results disagree"))
 	case r.Failed > 0:
 	case r.StaticOnly && !static:
@@ -216,6 +216,12 @@ func (e *evaluation) judgeReport(r artifact.TestReport, p artifact.Platform) []f
 		out = append(out, unknown("tests/skipped", p.String(), "run the tests where none is skipped", "%d of %d tests were skipped", r.Skipped, len(r.Results)))
 	}
 	return out
+}
+
+// consistent says whether a report's counts are those of its results.
+func consistent(r artifact.TestReport, seen map[string]int) bool {
+	return seen["failed"] == r.Failed && seen["passed"] == r.Passed && seen["skipped"] == r.Skipped &&
+		len(r.Results) == r.Failed+r.Passed+r.Skipped
 }
 
 // judgeNonRoot asks that the image's config names an ordinary user, and that

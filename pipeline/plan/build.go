@@ -16,16 +16,7 @@ type cell struct {
 	image    *catalog.Image
 	variant  *catalog.Variant
 	selected bool
-	wanted   []artifact.Platform // platforms of an implied one that others build on
-	mark     int                 // of the walk along the FROM graph: 0 new, 1 open, 2 done
-}
-
-// platforms lists what is built of the cell, in the catalog's order.
-func (c *cell) platforms() []artifact.Platform {
-	if c.selected {
-		return c.image.Platforms
-	}
-	return slices.DeleteFunc(slices.Clone(c.image.Platforms), func(p artifact.Platform) bool { return !slices.Contains(c.wanted, p) })
+	mark     int // of the walk along the FROM graph: 0 new, 1 open, 2 done
 }
 
 // builder is one call of Build.
@@ -171,21 +162,6 @@ func (b *builder) visit(c *cell, chain []string) error {
 	return nil
 }
 
-// demand marks the platforms implied images are wanted for, from the images
-// that are selected downwards.
-func (b *builder) demand() {
-	for _, c := range slices.Backward(b.order) {
-		for _, p := range c.platforms() {
-			for _, r := range c.variant.RefsOn(p) {
-				if r.Image != "" {
-					below := b.byID[id(r.Image, r.Variant)]
-					below.wanted = append(below.wanted, b.wants(r, p))
-				}
-			}
-		}
-	}
-}
-
 // wants is the platform a reference asks for when the target is p.
 func (b *builder) wants(r catalog.Ref, p artifact.Platform) artifact.Platform {
 	switch {
@@ -199,7 +175,6 @@ func (b *builder) wants(r catalog.Ref, p artifact.Platform) artifact.Platform {
 
 // lay writes images and nodes down, each after what it needs.
 func (b *builder) lay() error {
-	b.demand()
 	bases := map[string]bool{}
 	for _, c := range b.order {
 		for _, r := range c.variant.Refs {
@@ -212,8 +187,8 @@ func (b *builder) lay() error {
 	held := map[string]string{}
 	for _, c := range b.order {
 		img := Image{
-			Image: c.image.Name, Variant: c.variant.Name, Platforms: c.platforms(),
-			Stages: []string{}, Needs: []string{}, Implied: !c.selected,
+			Image: c.image.Name, Variant: c.variant.Name, Platforms: c.image.Platforms,
+			Stages: []string{b.stages[0].Name}, Needs: []string{}, Implied: !c.selected,
 		}
 		for _, r := range c.variant.Refs {
 			if name := need(r); !slices.Contains(img.Needs, name) {
@@ -223,10 +198,10 @@ func (b *builder) lay() error {
 		held[c.id] = b.held(c, held)
 		if c.selected {
 			img.Held = held[c.id]
-			for i, s := range b.stages {
-				if i == 0 || img.Held == "" {
-					img.Stages = append(img.Stages, s.Name)
-				}
+		}
+		for _, s := range b.stages[1:] {
+			if c.selected && img.Held == "" {
+				img.Stages = append(img.Stages, s.Name)
 			}
 		}
 		b.plan.Images = append(b.plan.Images, img)
@@ -270,7 +245,9 @@ func (b *builder) node(n Node) {
 	b.plan.Nodes = append(b.plan.Nodes, n)
 }
 
-// steps lays the nodes of one variant; an implied one is only built.
+// steps lays the nodes of one variant. An implied one is built and pushed to
+// the first stage, no more: others build on it by the digest of its index, so
+// that it is built for all its platforms.
 func (b *builder) steps(c *cell, img Image) error {
 	var builds, done []string
 	for i := range img.Platforms {
@@ -293,11 +270,11 @@ func (b *builder) steps(c *cell, img Image) error {
 		add(KindTest, at(KindBuild))
 		done = append(done, at(KindSBOM), at(KindScan), at(KindTest))
 	}
+	push, sign := "push/"+c.id, "sign/"+c.id
+	b.node(Node{ID: push, Kind: KindPush, Image: img.Image, Variant: img.Variant, Stage: img.Stages[0], Needs: builds})
 	if img.Implied {
 		return nil
 	}
-	push, sign := "push/"+c.id, "sign/"+c.id
-	b.node(Node{ID: push, Kind: KindPush, Image: img.Image, Variant: img.Variant, Stage: img.Stages[0], Needs: builds})
 	b.node(Node{ID: sign, Kind: KindSign, Image: img.Image, Variant: img.Variant, Stage: img.Stages[0], Needs: append([]string{push}, done...)})
 	last := sign
 	for _, s := range img.Stages[1:] {
@@ -325,7 +302,7 @@ func (b *builder) buildNeeds(c *cell, p artifact.Platform) ([]string, error) {
 			add("base/" + r.Base)
 		} else {
 			platforms = b.byID[id(r.Image, r.Variant)].image.Platforms
-			add("build/" + id(r.Image, r.Variant) + "@" + want.String())
+			add("push/" + id(r.Image, r.Variant))
 		}
 		if !slices.Contains(platforms, want) {
 			return nil, usage(fmt.Sprintf("%s:%d", c.image.Parsed.Name, r.Line), fmt.Sprintf("%s is not there for %s", r.Spelling, want),

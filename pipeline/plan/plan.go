@@ -75,7 +75,7 @@ type Image struct {
 	Image     string              `json:"image"`
 	Variant   string              `json:"variant"`
 	Platforms []artifact.Platform `json:"platforms"`
-	Stages    []string            `json:"stages"`            // quarantine and what it may be promoted to, in order; none for an implied one
+	Stages    []string            `json:"stages"`            // quarantine and what it may be promoted to, in order
 	Held      string              `json:"held,omitempty"`    // why it goes no further than the first stage, if something holds it
 	Needs     []string            `json:"needs"`             // bases and other images (image or image:variant) it builds on
 	Implied   bool                `json:"implied,omitempty"` // not selected, but another one builds on it

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -91,10 +90,10 @@ func orNothing(names []string) string {
 
 // destination is where an image goes and what holds it.
 func (i Image) destination() string {
+	to := strings.Join(i.Stages, " -> ")
 	if i.Implied {
-		return "built for others only"
+		to += " (built for others only)"
 	}
-	to := strings.Join(slices.Clone(i.Stages), " -> ")
 	if i.Held != "" {
 		to += " (held: " + i.Held + ")"
 	}
