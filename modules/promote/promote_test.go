@@ -2,8 +2,13 @@ package promote
 
 import (
 	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -28,6 +33,7 @@ var now = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 
 type harbour struct {
 	t        *testing.T
+	embedded *registry.Embedded
 	client   *registry.Client
 	from, to registry.Location
 	repo     *registry.Repo
@@ -46,6 +52,7 @@ func newHarbour(t *testing.T) *harbour {
 	e, err := registry.Open(t.Context(), t.TempDir())
 	check(t, err)
 	t.Cleanup(func() { _ = e.Close() })
+	h.embedded = e
 	h.client, err = registry.NewClient(registry.Options{Embedded: e})
 	check(t, err)
 	h.from, err = e.Location("quarantine")
@@ -197,6 +204,88 @@ func TestPromoteCopiesWhatPasses(t *testing.T) {
 	if list, err = List(t.Context(), h.client, h.from, nil); err != nil || len(list) != 1 || list[0] != h.subject {
 		t.Errorf("List = %v, %v", list, err)
 	}
+}
+
+// TestPromoteToOtherRegistries goes to one with TLS and a password, and to
+// Debian's, which has no referrers API; and on from there.
+func TestPromoteToOtherRegistries(t *testing.T) {
+	h := newHarbour(t)
+	h.furnish(h.signer)
+	for name, open := range map[string]func(*testing.T) (*registry.Client, registry.Location){
+		"TLS and password": h.guarded, "docker-registry": h.distribution,
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := h.request()
+			client, to := open(t)
+			r.To = to
+			res, err := Promote(t.Context(), client, r)
+			if err != nil || !res.Copied {
+				t.Fatalf("%+v, %v", res, err)
+			}
+			if res, err = Promote(t.Context(), client, r); err != nil || res.Copied {
+				t.Errorf("again: %+v, %v", res, err)
+			}
+			r.Subject, r.From, r.To = res.Target, to, registry.Location{Name: fmt.Sprintf("production%d", len(name))}
+			if res, err = Promote(t.Context(), client, r); err != nil || !res.Copied || res.Verdict.Outcome != artifact.Pass {
+				t.Errorf("onwards: %+v, %v", res, err)
+			}
+		})
+	}
+}
+
+// guarded is a registry with a private CA's certificate and a password.
+func (h *harbour) guarded(t *testing.T) (*registry.Client, registry.Location) {
+	e, err := registry.Open(t.Context(), t.TempDir())
+	check(t, err)
+	t.Cleanup(func() { _ = e.Close() })
+	handler, err := e.Handler("staging")
+	check(t, err)
+	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if u, p, _ := r.BasicAuth(); u != "ci" || p != "s3cret" {
+			w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		handler.ServeHTTP(w, r)
+	}))
+	t.Cleanup(srv.Close)
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	check(t, os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw}), 0o600))
+	addr := srv.Listener.Addr().String()
+	client, err := registry.NewClient(registry.Options{
+		Embedded: h.embedded, Trust: ca,
+		Environ: []string{"CI_REGISTRY=" + addr, "CI_REGISTRY_USER=ci", "CI_REGISTRY_PASSWORD=s3cret"},
+	})
+	check(t, err)
+	return client, registry.Location{Name: "staging", Base: addr + "/team"}
+}
+
+// distribution is Debian's docker-registry.
+func (h *harbour) distribution(t *testing.T) (*registry.Client, registry.Location) {
+	path, err := exec.LookPath("docker-registry")
+	if err != nil {
+		t.Skip("docker-registry is not installed")
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	check(t, err)
+	addr := l.Addr().String()
+	check(t, l.Close())
+	dir := t.TempDir()
+	conf := filepath.Join(dir, "config.yml")
+	check(t, os.WriteFile(conf, []byte(fmt.Sprintf(
+		"version: 0.1\nlog: {level: error}\nstorage:\n  filesystem: {rootdirectory: %q}\nhttp: {addr: %q}\n", dir, addr)), 0o600))
+	cmd := exec.Command(path, "serve", conf)
+	check(t, cmd.Start())
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	for range 100 {
+		if c, err := net.Dial("tcp", addr); err == nil {
+			_ = c.Close()
+			return h.client, registry.Location{Name: "staging", Base: addr + "/team"}
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Fatal("docker-registry does not listen")
+	return nil, registry.Location{}
 }
 
 func TestPromoteRefuses(t *testing.T) {
