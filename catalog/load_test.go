@@ -80,7 +80,7 @@ COPY --from=upstream / /
 	return files
 }
 
-func TestLoadFillsIn(t *testing.T) {
+func TestLoadSpreadsTheMatrixOut(t *testing.T) {
 	c, err := Load(small(), "cat")
 	if err != nil {
 		t.Fatal(err)
@@ -90,33 +90,50 @@ func TestLoadFillsIn(t *testing.T) {
 	for _, v := range app.Variants {
 		names = append(names, v.Name)
 	}
-	if want := []string{"b-1", "b-2", "a-1", "c-3"}; !reflect.DeepEqual(names, want) {
-		t.Errorf("variants %v, want %v", names, want)
+	equal(t, "variants", names, []string{"b-1", "b-2", "a-1", "c-3"})
+	equal(t, "args", app.Variants[3].Args, map[string]string{"FLAVOUR": "1.20", "LANG": "c", "SIZE": "3"})
+	from := app.FromArgs(app.Variants[0], app.Platforms[1])
+	equal(t, "arguments of FROM", []string{from["TARGETARCH"], from["LANG"], from["TARGETSTAGE"]}, []string{"arm64", "b", "default"})
+}
+
+func TestLoadFollowsReferences(t *testing.T) {
+	c, err := Load(small(), "cat")
+	if err != nil {
+		t.Fatal(err)
 	}
-	if got, want := app.Variants[3].Args, map[string]string{"FLAVOUR": "1.20", "LANG": "c", "SIZE": "3"}; !reflect.DeepEqual(got, want) {
-		t.Errorf("args %v, want %v", got, want)
-	}
-	if got := app.Variants[0].Refs; len(got) != 2 || got[0].Base != "full" || !got[0].Build || got[0].Line != 2 || got[1].Base != "minimal" || got[1].Build {
-		t.Errorf("refs %+v", got)
-	}
-	if got := app.Variants[0].RefsOn(artifact.Platform{OS: "linux", Architecture: "arm64"}); len(got) != 2 {
-		t.Errorf("refs for arm64 %+v", got)
-	}
-	if app.ContextDir != "images/app" || app.DockerfilePath != "images/app/Dockerfile" || app.Place != "cat/images/app.yaml:2" || !reflect.DeepEqual(app.Ignore, []string{"*.md"}) {
-		t.Errorf("paths %+v", app)
-	}
-	if got := app.FromArgs(app.Variants[0], app.Platforms[1]); got["TARGETARCH"] != "arm64" || got["LANG"] != "b" || got["TARGETSTAGE"] != "default" {
-		t.Errorf("arguments of FROM %v", got)
-	}
+	app, _ := c.Image("app")
+	onArm := []Ref{{Spelling: "full", Base: "full", Line: 2, Build: true}, {Spelling: "minimal", Base: "minimal", Line: 3}}
+	equal(t, "refs", app.Variants[0].Refs, onArm)
+	equal(t, "refs for arm64", app.Variants[0].RefsOn(app.Platforms[1]), onArm)
 	top, _ := c.Image("top")
-	if got := top.Variants[0].Refs; len(got) != 2 || got[0].Image != "app" || got[0].Variant != "b-1" || got[1].Base != "upstream" {
-		t.Errorf("refs %+v", got)
+	equal(t, "refs of top", top.Variants[0].Refs, []Ref{
+		{Spelling: "app:b-1", Image: "app", Variant: "b-1", Line: 1}, {Spelling: "upstream", Base: "upstream", Line: 2},
+	})
+}
+
+func TestLoadFillsIn(t *testing.T) {
+	c, err := Load(small(), "cat")
+	if err != nil {
+		t.Fatal(err)
 	}
-	if b, _ := c.Base("minimal"); b.LockPath != "bases/locks/other.json" || b.State != "active" {
-		t.Errorf("base %+v", b)
-	}
-	if _, ok := c.Stage("staging"); !ok || c.Mirrors.Go.Auto || !c.Mirrors.OCI.Auto || len(c.Mirrors.Npm.URLs) != 2 || c.Mirrors.VulnDB != "auto" {
-		t.Errorf("mirrors %+v", c.Mirrors)
+	app, _ := c.Image("app")
+	equal(t, "paths", []string{app.ContextDir, app.DockerfilePath, app.Place, app.File}, []string{
+		"images/app", "images/app/Dockerfile", "cat/images/app.yaml:2", "images/app.yaml",
+	})
+	equal(t, "ignored", app.Ignore, []string{"*.md"})
+	b, _ := c.Base("minimal")
+	equal(t, "base", []string{b.LockPath, b.State, b.File}, []string{"bases/locks/other.json", "active", "bases/minimal.yaml"})
+	equal(t, "mirrors", c.Mirrors, Mirrors{
+		Version: 1, Debian: Setting{Auto: true}, Go: Setting{URLs: []string{"https://go.test/"}},
+		Npm: Setting{URLs: []string{"https://a.test", "https://b.test/x"}}, OCI: Setting{Auto: true},
+		VulnDB: "auto", Place: "cat/mirrors.yaml",
+	})
+}
+
+func equal(t *testing.T, what string, got, want any) {
+	t.Helper()
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%s: got %+v, want %+v", what, got, want)
 	}
 }
 
@@ -296,7 +313,8 @@ func checkWrong(t *testing.T, cases []wrong) {
 
 // flat lists the errors of ours joined in err.
 func flat(err error) []*artifact.Error {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+	var joined interface{ Unwrap() []error }
+	if errors.As(err, &joined) {
 		var out []*artifact.Error
 		for _, e := range joined.Unwrap() {
 			out = append(out, flat(e)...)

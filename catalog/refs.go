@@ -115,9 +115,10 @@ func (l *loader) resolveRef(img *Image, b dockerfile.BaseRef, target artifact.Pl
 	place := fmt.Sprintf("%s:%d", path.Join(l.name, img.DockerfilePath), b.Line)
 	ref, err := l.cat.Resolve(b.Ref)
 	if err != nil {
-		e := *err.(*artifact.Error)
-		e.Op, e.Place, e.Message = "reading catalog", place, b.Instruction+" "+b.Ref+": "+e.Message
-		return Ref{}, &e
+		return Ref{}, &artifact.Error{
+			Kind: artifact.KindUsage, Op: "reading catalog", Place: place,
+			Message: b.Instruction + " " + b.Ref, Remedy: strings.Join(artifact.Remedies(err), "; "), Err: err,
+		}
 	}
 	ref.Line = b.Line
 	want := target

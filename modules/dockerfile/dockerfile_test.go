@@ -25,7 +25,7 @@ ARG GO=1.26
 ARG BASE=golang-${GO}
 FROM --platform=$BUILDPLATFORM ${BASE} AS Build
 COPY . /src
-RUN --mount=type=cache,target=/root/.cache --mount=type=bind,from=tools,source=/bin,target=/tools \
+RUN --mount=type=cache,target=/var/cache/go --mount=type=bind,from=tools,source=/bin,target=/tools \
     --mount=from=full,target=/full echo from=full, && go build
 FROM \
   # a comment in between
@@ -82,7 +82,7 @@ ARG GO=1.26
 ARG BASE=golang-${GO}
 FROM --platform=$BUILDPLATFORM base.internal/golang-1.26` + d + ` AS Build
 COPY . /src
-RUN --mount=type=cache,target=/root/.cache --mount=type=bind,from=base.internal/tools` + d + `,source=/bin,target=/tools \
+RUN --mount=type=cache,target=/var/cache/go --mount=type=bind,from=base.internal/tools` + d + `,source=/bin,target=/tools \
     --mount=from=base.internal/full` + d + `,target=/full echo from=full, && go build
 FROM base.internal/minimal` + d + ` AS last
 

@@ -4,6 +4,7 @@ package changed
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -96,7 +97,8 @@ func Describe(ctx context.Context, req Request) (*State, error) {
 
 // reason is the message of an error without what was being done.
 func reason(err error) string {
-	if e, ok := err.(*artifact.Error); ok && e.Message != "" {
+	var e *artifact.Error
+	if errors.As(err, &e) && e.Message != "" {
 		return e.Message
 	}
 	return err.Error()

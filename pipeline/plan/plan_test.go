@@ -2,6 +2,7 @@ package plan
 
 import (
 	"bytes"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -227,7 +228,10 @@ func TestRefusals(t *testing.T) {
 			if artifact.ExitCode(err) != artifact.ExitUsage {
 				t.Fatalf("exit code %d: %v", artifact.ExitCode(err), err)
 			}
-			e := err.(*artifact.Error)
+			var e *artifact.Error
+			if !errors.As(err, &e) {
+				t.Fatalf("no error of ours: %v", err)
+			}
 			if e.Place != tc.place || !strings.Contains(e.Message, tc.message) || !strings.Contains(e.Remedy, tc.remedy) {
 				t.Errorf("got %q %q remedy %q", e.Place, e.Message, e.Remedy)
 			}
