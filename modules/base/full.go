@@ -221,7 +221,7 @@ func sources(lock *Lock) string {
 // configureScript runs dpkg over the core in debootstrap's order, then lets
 // apt order the rest, and packs the result with its owners and modes.
 func configureScript(debs []debFile) string {
-	file := func(d debFile) string { return "./" + debName(d) }
+	file := func(d debFile) string { return "/" + workDir + "/debs/" + debName(d) }
 	var core, rest []string
 	byName := map[string]debFile{}
 	for _, d := range debs {
@@ -238,7 +238,7 @@ export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export DEBIAN_FRONTEND=noninteractive DEBCONF_NONINTERACTIVE_SEEN=true DEBCONF_NOWARNINGS=yes
 export LC_ALL=C HOME=/root TZ=UTC
 umask 022
-cd /` + workDir + `/debs
+cd /
 `)
 	for _, name := range firstInstalled {
 		if d, ok := byName[name]; ok && d.Bootstrap {
@@ -248,11 +248,10 @@ cd /` + workDir + `/debs
 	fmt.Fprintf(&out, "dpkg --force-depends --unpack %s\n", strings.Join(core, " "))
 	out.WriteString("dpkg --force-depends --configure --pending\n")
 	if len(rest) > 0 {
-		fmt.Fprintf(&out, "apt-get install -y --no-install-recommends --no-download %s\n", strings.Join(rest, " "))
+		fmt.Fprintf(&out, "apt-get install -y --no-install-recommends %s\n", strings.Join(rest, " "))
 	}
 	out.WriteString(`problems=$(dpkg --audit)
 if [ -n "$problems" ]; then echo "$problems" >&2; exit 1; fi
-cd /
 tar --create --file=/` + workDir + `/root.tar --format=posix --pax-option=delete=atime,delete=ctime \
   --numeric-owner --sort=name --xattrs --xattrs-include=security.capability --one-file-system --anchored \
   --exclude='./` + workDir + `/*' --exclude='./proc/*' --exclude='./sys/*' --exclude='./dev/*' --exclude='./run/*' .

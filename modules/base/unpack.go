@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
+
 	"drydock/modules/artifact"
 	"drydock/modules/base/deb"
 	"drydock/modules/base/rootfs"
@@ -29,36 +31,49 @@ type fetched struct {
 	toolchain string    // path of the zip
 }
 
+// fetches is how many packages are fetched at a time.
+const fetches = 6
+
 // fetchTarget gets the locked files of one platform.
 func (b *Builder) fetchTarget(ctx context.Context, t *LockedTarget) (fetched, []artifact.Material, error) {
-	var out fetched
-	var materials []artifact.Material
-	for _, p := range t.Packages {
-		blob, err := b.Mirrors.Fetch(ctx, mirror.Request{
-			Ecosystem: mirror.Debian, Path: p.Archive + "/" + p.Path,
-			SHA256: artifact.Digest("sha256:" + p.SHA256), Size: p.Size,
+	out := fetched{debs: make([]debFile, len(t.Packages))}
+	materials := make([]artifact.Material, len(t.Packages))
+	group, gctx := errgroup.WithContext(ctx)
+	group.SetLimit(fetches)
+	for i, p := range t.Packages {
+		group.Go(func() error {
+			blob, err := b.Mirrors.Fetch(gctx, mirror.Request{
+				Ecosystem: mirror.Debian, Path: p.Archive + "/" + p.Path,
+				SHA256: artifact.Digest("sha256:" + p.SHA256), Size: p.Size,
+			})
+			if err != nil {
+				return fmt.Errorf("fetching %s %s: %w", p.Name, p.Version, err)
+			}
+			materials[i] = named(blob.Material, fmt.Sprintf("pkg:deb/debian/%s@%s?arch=%s", p.Name, p.Version, p.Architecture))
+			out.debs[i] = debFile{p, blob.Path}
+			return nil
 		})
-		if err != nil {
-			return out, nil, fmt.Errorf("fetching %s %s: %w", p.Name, p.Version, err)
-		}
-		if blob.Material.PURL == "" {
-			blob.Material.PURL = fmt.Sprintf("pkg:deb/debian/%s@%s?arch=%s", p.Name, p.Version, p.Architecture)
-		}
-		materials = append(materials, blob.Material)
-		out.debs = append(out.debs, debFile{p, blob.Path})
+	}
+	if err := group.Wait(); err != nil {
+		return out, nil, err
 	}
 	if t.Toolchain != nil {
 		blob, err := fetchToolchain(ctx, b.Mirrors, t.Toolchain)
 		if err != nil {
 			return out, nil, err
 		}
-		if blob.Material.PURL == "" {
-			blob.Material.PURL = "pkg:golang/" + t.Toolchain.Module + "@" + t.Toolchain.Version
-		}
-		materials = append(materials, blob.Material)
+		materials = append(materials, named(blob.Material, "pkg:golang/"+t.Toolchain.Module+"@"+t.Toolchain.Version))
 		out.toolchain = blob.Path
 	}
 	return out, materials, nil
+}
+
+// named gives a material a package URL if it has none.
+func named(m artifact.Material, purl string) artifact.Material {
+	if m.PURL == "" {
+		m.PURL = purl
+	}
+	return m
 }
 
 // unpacked is what unpacking one package left to be recorded.

@@ -54,7 +54,7 @@ func (l *Line) Run(ctx context.Context, p *plan.Plan, o Options) (report.Summary
 	if err != nil {
 		return report.Summary{}, err
 	}
-	return l.conclude(ctx, p, parts, outcomes, whole)
+	return l.conclude(ctx, p, parts, outcomes, o)
 }
 
 // recall looks for remembered results of every image.
@@ -137,7 +137,8 @@ func (l *Line) clock(p *plan.Plan, parts map[string]*part, opt *run.Options) {
 
 // conclude turns outcomes into the summary, remembers what went well and
 // writes the reports.
-func (l *Line) conclude(ctx context.Context, p *plan.Plan, parts map[string]*part, outcomes map[string]run.Outcome, whole bool) (report.Summary, error) {
+func (l *Line) conclude(ctx context.Context, p *plan.Plan, parts map[string]*part, outcomes map[string]run.Outcome, opts Options) (report.Summary, error) {
+	whole := len(opts.Kinds) == 0
 	s := report.Summary{Trigger: string(p.Trigger), Engine: report.Engine{Kind: l.cfg.Engine}}
 	if e, ok := l.engine.peek(); ok {
 		s.Engine = report.Engine{Kind: e.Kind, Tier: e.Tier}
@@ -159,6 +160,9 @@ func (l *Line) conclude(ctx context.Context, p *plan.Plan, parts map[string]*par
 			continue
 		}
 		c := l.collect(p, part, outcomes)
+		if err := l.concludePart(ctx, p, part, c, outcomes, opts); err != nil {
+			return s, err
+		}
 		s.Images = append(s.Images, c.image)
 		s.Mirrors = mergeMirrors(s.Mirrors, c.mirrors)
 		if c.staticOnly != nil {
@@ -178,6 +182,24 @@ func (l *Line) conclude(ctx context.Context, p *plan.Plan, parts map[string]*par
 	}
 	s.Exit = exitOf(ctx, s.Images, l.admitted(p))
 	return s, nil
+}
+
+// concludePart gives an image of a partial run its verdict and its layout.
+func (l *Line) concludePart(ctx context.Context, p *plan.Plan, part *part, c *collected, outcomes map[string]run.Outcome, o Options) error {
+	if len(o.Kinds) == 0 || !c.ok {
+		return nil
+	}
+	v := l.judgePart(o.Kinds, part.Image, mine(p, part.Image, outcomes))
+	c.image.Verdict, c.image.Reasons = v.Outcome, v.Reasons
+	if !o.Layouts {
+		return nil
+	}
+	d, err := l.writeLayout(ctx, p, part.Image, outcomes)
+	if err != nil {
+		return err
+	}
+	c.image.Subject = artifact.Subject{Repository: "local/" + part.Image.Image, Digest: d}
+	return nil
 }
 
 // exitOf is the exit code of a whole run: the first of interrupted, internal,

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -57,3 +58,24 @@ func sortedDigests[T any](m map[artifact.Digest]T) []artifact.Digest {
 }
 
 func sortedIDs[T any](m map[string]T) []string { return slices.Sorted(maps.Keys(m)) }
+
+// copyTree puts a copy of the layout at from to where to is, in its place.
+func copyTree(from, to string) error {
+	parent := filepath.Dir(to)
+	if err := os.MkdirAll(parent, 0o755); err != nil {
+		return err
+	}
+	tmp, err := os.MkdirTemp(parent, ".new-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(tmp) }()
+	whole := filepath.Join(tmp, "tree")
+	if err := os.CopyFS(whole, os.DirFS(from)); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(to); err != nil {
+		return err
+	}
+	return os.Rename(whole, to)
+}
