@@ -205,7 +205,7 @@ func startIn(ctx context.Context, c ChildConfig, mode string) (_ *Child, err err
 		})
 		return nil
 	}
-	if err := awaitReady(ctx, r, mode, done, log); err != nil {
+	if err := awaitReady(ctx, r, c, mode, done, log); err != nil {
 		_ = cmd.Process.Kill()
 		_ = child.stop()
 		return nil, err
@@ -214,7 +214,7 @@ func startIn(ctx context.Context, c ChildConfig, mode string) (_ *Child, err err
 }
 
 // awaitReady waits for the child's word.
-func awaitReady(ctx context.Context, r *os.File, mode string, done <-chan struct{}, log *tail) error {
+func awaitReady(ctx context.Context, r *os.File, c ChildConfig, mode string, done <-chan struct{}, log *tail) error {
 	stop := context.AfterFunc(ctx, func() { _ = r.SetReadDeadline(time.Now()) })
 	defer stop()
 	line, err := bufio.NewReader(r).ReadBytes('\n')
@@ -225,6 +225,7 @@ func awaitReady(ctx context.Context, r *os.File, mode string, done <-chan struct
 		<-done // so that its last words are complete
 		return &artifact.Error{
 			Kind: artifact.KindFault, Op: "starting the engine", Message: "its process ended early: " + log.String(),
+			Remedy: removeRemedy(c.Root),
 		}
 	}
 	var word ready

@@ -89,7 +89,7 @@ func execAgain(arg string) error {
 
 // engineMain is the engine child.
 func engineMain(in *bufio.Reader, out *os.File, serve Serve) error {
-	logrus.SetLevel(logrus.WarnLevel)
+	logrus.SetLevel(logrus.ErrorLevel)
 	say := func(r ready) {
 		b, _ := json.Marshal(r)
 		_, _ = out.Write(append(b, '\n'))

@@ -2,6 +2,8 @@ package core
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -22,6 +24,7 @@ import (
 	"github.com/moby/buildkit/util/grpcerrors"
 	"github.com/moby/buildkit/worker"
 	"github.com/moby/buildkit/worker/base"
+	"github.com/moby/sys/userns"
 	bolt "go.etcd.io/bbolt"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/test/bufconn"
@@ -64,12 +67,19 @@ func New(ctx context.Context, o Options) (_ *Core, err error) {
 		return nil, err
 	}
 	open.push(unlock)
+	clearTemporary(o.Root)
 
-	ctl, w, err := newController(ctx, o, &open)
+	place := o.Root
+	inner := o
+	inner.Root = filepath.Join(place, stateName())
+	if err := os.MkdirAll(inner.Root, 0o700); err != nil {
+		return nil, &artifact.Error{Kind: artifact.KindFault, Op: "opening the engine's state", Place: place, Err: err}
+	}
+	ctl, w, err := newController(ctx, inner, &open)
 	if err != nil {
 		return nil, &artifact.Error{
-			Kind: artifact.KindFault, Op: "opening the engine's state", Place: o.Root, Err: err,
-			Remedy: "if it does not go away, remove " + o.Root + ": it is a cache",
+			Kind: artifact.KindFault, Op: "opening the engine's state", Place: place, Err: err,
+			Remedy: removeRemedy(place),
 		}
 	}
 	cl, err := connect(ctx, ctl, &open)
@@ -92,6 +102,37 @@ func (c *Core) Gateway() string { return c.options.GatewaySocket }
 // WrapExecutor puts a decorator around the executor of every step. A front
 // calls it before it serves.
 func (c *Core) WrapExecutor(wrap func(executor.Executor) executor.Executor) { c.worker.wrap = wrap }
+
+func removeRemedy(root string) string {
+	return "if it does not go away, remove " + root + ": it is a cache"
+}
+
+// stateName is the part of the state directory for this user namespace. Files
+// of layers have the ids the namespace maps theirs to, so what one wrote has
+// wrong owners in another.
+func stateName() string {
+	var maps []byte
+	for _, f := range []string{"/proc/self/uid_map", "/proc/self/gid_map"} {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			return "state"
+		}
+		maps = append(maps, b...)
+	}
+	if !userns.RunningInUserNS() {
+		return "state"
+	}
+	sum := sha256.Sum256(maps)
+	return "state-" + hex.EncodeToString(sum[:4])
+}
+
+// clearTemporary removes what a killed engine left in its TMPDIR.
+func clearTemporary(root string) {
+	old, _ := filepath.Glob(filepath.Join(root, "tmp", "*"))
+	for _, path := range old {
+		_ = os.RemoveAll(path) // nothing depends on it
+	}
+}
 
 func newController(ctx context.Context, o Options, open *stack) (*control.Controller, *boundWorker, error) {
 	sessions, err := session.NewManager()

@@ -27,6 +27,13 @@ func TestMain(m *testing.M) {
 	if handled, code := ChildMain(os.Args, serveTasks); handled {
 		os.Exit(code)
 	}
+	if state := os.Getenv("DRYDOCK_TEST_STATE"); state != "" {
+		if err := helperParent(state, os.Getenv("DRYDOCK_TEST_ROOT")); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	os.Exit(m.Run())
 }
 
@@ -38,7 +45,7 @@ type task struct {
 	Dockerfile bool
 	Opts       map[string]string // of the frontend
 	Export     string            // where the result's files go
-	NoCache    bool
+	Cancel     time.Duration     // after which it is cancelled; 0 never
 }
 
 // stepSpec is one RUN.
@@ -107,9 +114,6 @@ func (t task) definition(ctx context.Context) (*llb.Definition, error) {
 		if s.ReadOnly {
 			opts = append(opts, llb.ReadonlyRootFS())
 		}
-		if t.NoCache {
-			opts = append(opts, llb.IgnoreCache)
-		}
 		if s.Platform == "linux/arm64" {
 			opts = append(opts, llb.LinuxArm64)
 		}
@@ -125,6 +129,11 @@ func (t task) definition(ctx context.Context) (*llb.Definition, error) {
 
 func doTask(ctx context.Context, c *Core, t task) outcome {
 	var out outcome
+	if t.Cancel > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, t.Cancel, context.Canceled)
+		defer cancel()
+	}
 	fs, err := fsutil.NewFS(t.Dir)
 	if err != nil {
 		return outcome{Err: err.Error()}

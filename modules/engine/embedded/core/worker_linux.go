@@ -131,6 +131,8 @@ func workerOpt(ctx context.Context, o Options, open *stack) (base.WorkerOpt, err
 	if err != nil {
 		return none, fmt.Errorf("opening the content store: %w", err)
 	}
+	// NoSync here and below: a killed process loses nothing it wrote, only a
+	// power cut can, and then the state is rebuilt
 	db, err := bolt.Open(filepath.Join(root, "containerdmeta.db"), 0o600, &bolt.Options{
 		FreelistType: bolt.FreelistMapType, Timeout: dbTimeout, NoSync: true,
 	})
@@ -150,6 +152,9 @@ func workerOpt(ctx context.Context, o Options, open *stack) (base.WorkerOpt, err
 	md, err := metadata.NewStore(filepath.Join(root, "metadata_v2.db"))
 	if err != nil {
 		return none, err
+	}
+	if db, ok := md.DB().(*bolt.DB); ok {
+		db.NoSync = true
 	}
 	return base.WorkerOpt{
 		ID: id, Root: root,
