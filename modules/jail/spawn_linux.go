@@ -1,9 +1,12 @@
 package jail
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -15,7 +18,9 @@ import (
 // (prctl(2)), and Go's threads come and go.
 type Spawner struct {
 	requests chan spawnRequest
-	stop     sync.Once
+	mu       sync.Mutex
+	closed   bool
+	started  []*os.Process
 }
 
 type spawnRequest struct {
@@ -27,7 +32,7 @@ type spawnRequest struct {
 func NewSpawner() *Spawner {
 	s := &Spawner{requests: make(chan spawnRequest)}
 	go func() {
-		// never unlocked: the thread ends with the goroutine
+		// never unlocked: nobody else may end or change this thread
 		runtime.LockOSThread()
 		for r := range s.requests {
 			r.done <- r.cmd.Start()
@@ -43,13 +48,36 @@ func (s *Spawner) Start(cmd *exec.Cmd) error {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return errors.New("starting a process: the spawner is closed")
+	}
 	r := spawnRequest{cmd: cmd, done: make(chan error, 1)}
 	s.requests <- r
-	return <-r.done
+	if err := <-r.done; err != nil {
+		return err
+	}
+	s.started = append(slices.DeleteFunc(s.started, ended), cmd.Process)
+	return nil
 }
 
-// Close ends the thread, and with it everything it started that still runs.
-func (s *Spawner) Close() { s.stop.Do(func() { close(s.requests) }) }
+// ended: somebody has waited for the process.
+func ended(p *os.Process) bool { return errors.Is(p.Signal(syscall.Signal(0)), os.ErrProcessDone) }
+
+// Close kills what was started and still runs, and ends the thread.
+func (s *Spawner) Close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	s.closed = true
+	for _, p := range s.started {
+		_ = p.Kill() // or it has ended
+	}
+	close(s.requests)
+}
 
 // DieWithParent asks for SIGKILL when the parent's forking thread dies. Every
 // exec that changes credentials forgets it (prctl(2)): ask again after each.
