@@ -5,6 +5,7 @@ import (
 	"context"
 	"debug/elf"
 	"fmt"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,7 +15,10 @@ import (
 	"time"
 
 	"dagger.io/dagger"
+	"github.com/olareg/olareg"
+	"github.com/olareg/olareg/config"
 
+	"drydock/modules/artifact"
 	"drydock/modules/engine"
 )
 
@@ -42,6 +46,8 @@ var engines struct {
 	dir  string
 	err  error
 	log  bytes.Buffer
+
+	images string // host:port of a registry on loopback
 }
 
 func startEngines() {
@@ -52,7 +58,11 @@ func startEngines() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	embedded, err := engine.Connect(ctx, engine.Config{Kind: engine.KindEmbedded, CacheDir: engines.dir, Environ: os.Environ(), Log: &engines.log})
+	handler := olareg.New(config.Config{Storage: config.ConfigStorage{StoreType: config.StoreMem}})
+	engines.images = strings.TrimPrefix(httptest.NewServer(handler).URL, "http://") // ends with the process
+	embedded, err := engine.Connect(ctx, engine.Config{
+		Kind: engine.KindEmbedded, CacheDir: engines.dir, Images: engines.images, Environ: os.Environ(), Log: &engines.log,
+	})
 	if err != nil {
 		engines.err = err
 		return
@@ -61,7 +71,7 @@ func startEngines() {
 	if os.Getenv("DAGGER_SESSION_PORT") == "" && os.Getenv("_EXPERIMENTAL_DAGGER_RUNNER_HOST") == "" {
 		return
 	}
-	other, err := engine.Connect(ctx, engine.Config{Kind: engine.KindDagger, Environ: os.Environ()})
+	other, err := engine.Connect(ctx, engine.Config{Kind: engine.KindDagger, Images: engines.images, Environ: os.Environ()})
 	if err != nil {
 		engines.err = err
 		return
@@ -84,6 +94,16 @@ func each(t *testing.T, test func(*testing.T, *dagger.Client)) {
 			t.Run(kind, func(t *testing.T) { test(t, e.Client) })
 		}
 	}
+}
+
+// imageRef is how the engine under test spells an image of the registry.
+func imageRef(t *testing.T, repository, digest string) string {
+	t.Helper()
+	kind := engine.KindDagger
+	if isEmbedded(t) {
+		kind = engine.KindEmbedded
+	}
+	return engines.all[kind].ImageRef(repository, artifact.Digest(digest))
 }
 
 // busyboxPath is a statically linked busybox of this host, or why there is none.

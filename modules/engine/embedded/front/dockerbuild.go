@@ -124,6 +124,9 @@ func (k *call) dockerRequest(ctx context.Context, d *directory) (*dockerRequest,
 // buildDockerfile solves the Dockerfile and tells the gateway which steps the
 // build had.
 func (s *Server) buildDockerfile(ctx context.Context, req *dockerRequest) (built, error) {
+	if req.dir.state.Output() == nil {
+		return built{}, notExist(strings.TrimPrefix(req.dockerfile, "/"))
+	}
 	exclude, err := s.dockerIgnore(ctx, req)
 	if err != nil {
 		return built{}, err

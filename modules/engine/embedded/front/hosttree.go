@@ -38,9 +38,10 @@ import (
 // same content gives the same vertices and cache keys wherever it lies, and a
 // tree that is already known is not read into the engine again.
 type hostTrees struct {
-	mu    sync.Mutex
-	trees map[string]*hostTree // by vertex name and by transfer name
-	files map[string]hashed    // by absolute path
+	mu        sync.Mutex
+	trees     map[string]*hostTree // by the name the graph has
+	transfers map[string]*hostTree // by the name BuildKit asks for
+	files     map[string]hashed    // by absolute path
 }
 
 // hostTree is one directory, filtered, or one file, as it was when hashed.
@@ -58,7 +59,7 @@ type hashed struct {
 }
 
 func newHostTrees() *hostTrees {
-	return &hostTrees{trees: map[string]*hostTree{}, files: map[string]hashed{}}
+	return &hostTrees{trees: map[string]*hostTree{}, transfers: map[string]*hostTree{}, files: map[string]hashed{}}
 }
 
 var _ filesync.DirSource = (*hostTrees)(nil)
@@ -67,7 +68,7 @@ var _ filesync.DirSource = (*hostTrees)(nil)
 func (h *hostTrees) LookupDir(name string) (fsutil.FS, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	t, ok := h.trees[name]
+	t, ok := h.transfers[name]
 	if !ok {
 		return nil, false
 	}
@@ -115,7 +116,7 @@ func (h *hostTrees) add(ctx context.Context, t *hostTree) (llb.State, error) {
 	t.transfer = "host-" + hexSum(t.path + "\x02" + t.transfer)[:24]
 	name := "tree-" + digest[:32]
 	h.mu.Lock()
-	h.trees[name], h.trees[t.transfer] = t, t
+	h.trees[name], h.transfers[t.transfer] = t, t
 	h.mu.Unlock()
 	return llb.Local(name, llb.LocalUniqueID(digest), llb.WithCustomName("upload "+t.path)), nil
 }
@@ -234,7 +235,12 @@ type treeSource struct {
 type treeIdentifier struct {
 	*local.LocalIdentifier
 	tree *hostTree
+	ref  string
 }
+
+// String is the identifier as the graph has it. BuildKit writes it back into
+// the graph, and a different one would change every digest below.
+func (id *treeIdentifier) String() string { return id.Scheme() + "://" + id.ref }
 
 // Identifier recognises the trees queries named.
 func (s *treeSource) Identifier(scheme, ref string, attrs map[string]string, p *pb.Platform) (source.Identifier, error) {
@@ -250,7 +256,7 @@ func (s *treeSource) Identifier(scheme, ref string, attrs map[string]string, p *
 		return nil, fmt.Errorf("no query named the host tree %s", ref)
 	}
 	l.Name = tree.transfer
-	return &treeIdentifier{LocalIdentifier: l, tree: tree}, nil
+	return &treeIdentifier{LocalIdentifier: l, tree: tree, ref: ref}, nil
 }
 
 // Resolve makes the instance.

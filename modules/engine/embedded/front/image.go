@@ -39,8 +39,6 @@ func containerImageFields() map[string]field {
 
 var imageRefPattern = regexp.MustCompile(`^([A-Za-z0-9.:\[\]-]+)/([a-z0-9]+(?:[._/-]+[a-z0-9]+)*)(?::[A-Za-z0-9_.-]+)?@(sha256:[a-f0-9]{64})$`)
 
-func quoteHost(host string) string { return regexp.QuoteMeta(host) }
-
 var loopbackPattern = regexp.MustCompile(`^(localhost|127(\.[0-9]+){3}|\[::1\])(:[0-9]+)?$`)
 
 // checkRef lets through what a base can be: an image by digest, at the base

@@ -17,7 +17,6 @@ import (
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/session/filesync"
 	"github.com/moby/buildkit/session/secrets/secretsprovider"
-	spb "github.com/moby/buildkit/sourcepolicy/pb"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	fstypes "github.com/tonistiigi/fsutil/types"
 )
@@ -50,7 +49,6 @@ func (s *Server) build(ctx context.Context, j job, fn gateway.BuildFunc) error {
 			filesync.NewFSSyncProvider(s.host),
 			secretsprovider.NewSecretProvider(layeredSecrets{s.secrets, j.secrets}),
 		},
-		SourcePolicy: s.sourcePolicy(),
 	}
 	_, err := s.client.Build(ctx, opt, "drydock", fn, status)
 	wg.Wait()
@@ -58,19 +56,6 @@ func (s *Server) build(ctx context.Context, j job, fn gateway.BuildFunc) error {
 		return context.Cause(ctx)
 	}
 	return s.solveError(err)
-}
-
-// sourcePolicy lets graphs read nothing from a network but base images: what
-// steps fetch goes through the gateway, and nothing else may go around it.
-func (s *Server) sourcePolicy() *spb.Policy {
-	rule := func(action spb.PolicyAction, pattern string) *spb.Rule {
-		return &spb.Rule{Action: action, Selector: &spb.Selector{Identifier: pattern, MatchType: spb.MatchType_REGEX}}
-	}
-	return &spb.Policy{Version: 1, Rules: []*spb.Rule{
-		rule(spb.PolicyAction_DENY, `^(https?|git|docker-image|docker-image\+blob)://.*`),
-		rule(spb.PolicyAction_ALLOW, `^docker-image://`+quoteHost(s.base)+`/.*`),
-		rule(spb.PolicyAction_ALLOW, `^docker-image://(localhost|127\.[0-9.]+|\[::1\])(:[0-9]+)?/.*`),
-	}}
 }
 
 // withRef solves a state and hands the result over; ref is nil when the state
