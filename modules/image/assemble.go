@@ -15,6 +15,9 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"drydock/modules/artifact"
 )
@@ -167,8 +170,25 @@ func readDocument(path string) ([]byte, error) {
 	return raw, err
 }
 
+// inOrder is the index with its fields in the order of the OCI image-spec's own
+// types (descriptor: mediaType, digest, size). Clients that decode and encode
+// an index as they copy it, as skopeo does, would change its digest otherwise.
+func inOrder(index v1.IndexManifest) ocispec.Index {
+	out := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: string(index.MediaType)}
+	for _, d := range index.Manifests {
+		o := ocispec.Descriptor{
+			MediaType: string(d.MediaType), Digest: digest.Digest(d.Digest.String()), Size: d.Size, Annotations: d.Annotations,
+		}
+		if d.Platform != nil {
+			o.Platform = &ocispec.Platform{OS: d.Platform.OS, Architecture: d.Platform.Architecture, Variant: d.Platform.Variant}
+		}
+		out.Manifests = append(out.Manifests, o)
+	}
+	return out
+}
+
 func writeIndex(dir string, index v1.IndexManifest) (v1.Descriptor, error) {
-	raw, err := json.Marshal(index)
+	raw, err := json.Marshal(inOrder(index))
 	if err != nil {
 		return v1.Descriptor{}, err
 	}
