@@ -141,7 +141,7 @@ type HTTPCheck struct {
 type TCPCheck struct {
 	Port   int    `yaml:"port"`
 	Send   string `yaml:"send,omitempty"`
-	Expect string `yaml:"expect,omitempty"`
+	Expect string `yaml:"expect,omitempty"` // regular expression
 }
 
 // Mirrors says where each ecosystem is fetched from.

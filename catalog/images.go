@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"maps"
 	"path"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -232,6 +233,9 @@ func (l *loader) checkService(svc *Service, at func(...string) string) {
 	}
 	if t := svc.TCP; t != nil {
 		l.checkPort(t.Port, at("tcp", "port"))
+		if _, err := regexp.Compile(t.Expect); err != nil {
+			l.fail(at("tcp", "expect"), "%v", err).Remedy = "write a regular expression; a character that means something in one needs a backslash"
+		}
 	}
 }
 

@@ -282,6 +282,7 @@ func TestWrongImages(t *testing.T) {
 		{"port", "images/app.yaml", "port: 80", "port: 80000", "cat/images/app.yaml:17", "not a port"},
 		{"path", "images/app.yaml", "port: 80", "port: 80, path: x", "cat/images/app.yaml:17", "does not begin with /"},
 		{"neither http nor tcp", "images/app.yaml", "      http: {port: 80}\n", "", "cat/images/app.yaml:16", "exactly one"},
+		{"expectation", "images/app.yaml", "http: {port: 80}", "tcp: {port: 80, expect: +PONG}", "cat/images/app.yaml:17", "missing argument"},
 		{"writable", "images/app.yaml", "tests:", "tests:\n  writable: [tmp]", "cat/images/app.yaml:14", "absolute"},
 		{"tag", "images/top.yaml", "tests:", "tags: [a b]\ntests:", "cat/images/top.yaml:6", "not a tag"},
 	})

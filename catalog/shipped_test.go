@@ -4,6 +4,8 @@ import (
 	"os"
 	"testing"
 
+	"drydock/modules/sandbox/suite"
+
 	"gopkg.in/yaml.v3"
 )
 
@@ -30,6 +32,25 @@ func TestShippedCatalogLoads(t *testing.T) {
 	}
 	if _, err := yaml.Marshal(c); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// The shipped structure tests are ones the sandbox reads.
+func TestShippedStructureTests(t *testing.T) {
+	c, err := Load(os.DirFS("."), "catalog")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, img := range c.Images {
+		for _, file := range img.StructurePaths {
+			data, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := suite.Parse(data, file); err != nil {
+				t.Error(err)
+			}
+		}
 	}
 }
 
