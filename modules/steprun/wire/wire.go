@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"strings"
+	"time"
 
 	"drydock/modules/artifact"
 )
@@ -100,10 +101,27 @@ type Packages struct {
 	Sources []SourcePackage `json:"sources,omitempty"`
 }
 
-// SourcePackage is one Debian source package of an image, with one binary
+// SourcePackage is one Debian source package of an image, with a binary
 // package made from it.
 type SourcePackage struct {
-	Name    string `json:"name"`
-	Binary  string `json:"binary"`
-	Version string `json:"version"` // of the binary
+	Name    string   `json:"name"`
+	Binary  string   `json:"binary"`
+	Version string   `json:"version"`          // of the binary
+	Others  []string `json:"others,omitempty"` // more binary packages of the image made from it
+}
+
+// DatabaseFile is where the vulndb steps say what they made.
+const DatabaseFile = "database.json"
+
+// Database is a vulnerability database as a step left it.
+type Database struct {
+	Version int             `json:"version"`
+	Digest  artifact.Digest `json:"digest"` // of vulnerability.db as it was shipped, before it was indexed; of the records of one we built
+	Schema  string          `json:"schema"`
+	Built   time.Time       `json:"built"`
+
+	// Of a database built from changelogs:
+	Entries int      `json:"entries,omitempty"` // vulnerabilities, per source package
+	Sources []string `json:"sources,omitempty"` // source packages it knows
+	Silent  []string `json:"silent,omitempty"`  // packages that carry no changelog
 }

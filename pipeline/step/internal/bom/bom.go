@@ -134,7 +134,7 @@ func count(s *sbom.SBOM) wire.Packages {
 	if l := s.Artifacts.LinuxDistribution; l != nil {
 		out.Distro = strings.TrimSpace(l.ID + " " + l.VersionID)
 	}
-	sources := map[string]wire.SourcePackage{}
+	sources := map[string][]wire.SourcePackage{}
 	for p := range s.Artifacts.Packages.Enumerate() {
 		out.Total++
 		out.Types[string(p.Type)]++
@@ -143,12 +143,17 @@ func count(s *sbom.SBOM) wire.Packages {
 			if name == "" {
 				name = m.Package
 			}
-			if have, ok := sources[name]; !ok || m.Package < have.Binary {
-				sources[name] = wire.SourcePackage{Name: name, Binary: m.Package, Version: m.Version}
-			}
+			sources[name] = append(sources[name], wire.SourcePackage{Name: name, Binary: m.Package, Version: m.Version})
 		}
 	}
-	for _, p := range sources {
+	for _, list := range sources {
+		sort.Slice(list, func(i, j int) bool { return list[i].Binary < list[j].Binary })
+		p := list[0]
+		for _, o := range list[1:] {
+			if o.Binary != p.Binary {
+				p.Others = append(p.Others, o.Binary)
+			}
+		}
 		out.Sources = append(out.Sources, p)
 	}
 	sort.Slice(out.Sources, func(i, j int) bool { return out.Sources[i].Name < out.Sources[j].Name })

@@ -1,5 +1,0 @@
-package main
-
-import "context"
-
-func runVulnDB(context.Context, []string, streams) error { return usage("todo") }
