@@ -2,9 +2,15 @@ package scan
 
 import (
 	"context"
+	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
 
 	"dagger.io/dagger"
+	"github.com/gofrs/flock"
 
 	"drydock/modules/artifact"
 	"drydock/modules/steprun/wire"
@@ -18,6 +24,8 @@ const (
 	SourceBuilt  = "built"
 )
 
+const op = "finding a vulnerability database"
+
 // Changelogs fetches the changelog of a Debian source package through the
 // mirror. It is what a database is built from when there is no other.
 type Changelogs interface {
@@ -29,7 +37,7 @@ type Changelogs interface {
 // Resolver finds a database: the configured one, else the machine's own, else
 // one built from the Debian mirror.
 type Resolver struct {
-	Setting    string // URL of a latest.json, or URL or path of an archive or database; "" or "auto" is none
+	Setting    string // URL or path of a latest.json, an archive or a database; "" or "auto" is none
 	Place      string // where the setting stands, file:line, for errors
 	CacheDir   string // databases are unpacked to vulndb/ below it
 	GrypeCache string // the machine's grype database directory (…/grype/db); "" is not looked at
@@ -37,9 +45,91 @@ type Resolver struct {
 	Debian     Changelogs // nil: none can be built
 	Client     *dagger.Client
 	StepBin    string
+	Now        func() time.Time // nil: time.Now; dates a database built here
 }
 
 // Resolve returns the database to scan an image of these source packages with.
+// One process at a time resolves in a cache directory, so that a database is
+// fetched once however many images wait for it.
 func (r Resolver) Resolve(ctx context.Context, distro string, sources []wire.SourcePackage) (DB, error) {
-	return DB{}, &artifact.Error{Kind: artifact.KindUsage, Op: "finding a vulnerability database", Place: r.Place}
+	if err := os.MkdirAll(r.dir(), 0o755); err != nil {
+		return DB{}, r.fault("making the cache directory", err)
+	}
+	lock := flock.New(filepath.Join(r.dir(), ".lock"))
+	if _, err := lock.TryLockContext(ctx, 50*time.Millisecond); err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			return DB{}, cause
+		}
+		return DB{}, r.fault("locking the cache directory", err)
+	}
+	defer func() { _ = lock.Unlock() }()
+	switch {
+	case r.Setting != "" && r.Setting != "auto":
+		return r.configured(ctx)
+	case r.grypeFile() != "":
+		return r.fromGrype(r.grypeFile())
+	case r.Debian != nil && strings.HasPrefix(distro, "debian ") && len(sources) > 0:
+		return r.built(ctx, distro, sources)
+	}
+	return DB{}, &artifact.Error{
+		Kind: artifact.KindUsage, Op: op, Place: r.Place,
+		Message: fmt.Sprintf("none is configured, grype has none on this machine, and none can be built for %s", orNone(distro)),
+		Remedy:  "set vulndb in mirrors.yaml to the URL of a latest.json or to a file",
+	}
+}
+
+func orNone(distro string) string {
+	if distro == "" {
+		return "an image without Debian packages"
+	}
+	return distro
+}
+
+func (r Resolver) dir() string { return filepath.Join(r.CacheDir, "vulndb") }
+
+func (r Resolver) fault(what string, err error) error {
+	return &artifact.Error{Kind: artifact.KindFault, Op: op, Place: r.Place, Message: what, Err: err,
+		Remedy: "see that vulndb in mirrors.yaml can be reached and the cache directory be written"}
+}
+
+// configured is the database the setting names.
+func (r Resolver) configured(ctx context.Context) (DB, error) {
+	if strings.HasPrefix(r.Setting, "http://") || strings.HasPrefix(r.Setting, "https://") {
+		return r.remote(ctx)
+	}
+	return r.local(ctx, strings.TrimPrefix(r.Setting, "file://"))
+}
+
+// local is a latest.json, an archive or a database of this host.
+func (r Resolver) local(ctx context.Context, file string) (DB, error) {
+	info, err := os.Stat(file)
+	if err != nil || !info.Mode().IsRegular() {
+		return DB{}, &artifact.Error{Kind: artifact.KindUsage, Op: op, Place: r.Place,
+			Message: fmt.Sprintf("there is no file %s", file), Remedy: "give vulndb a URL or a file that is there"}
+	}
+	if filepath.Ext(file) == ".json" {
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			return DB{}, r.fault("reading latest.json", err)
+		}
+		l, err := r.parseLatest(raw)
+		if err != nil {
+			return DB{}, err
+		}
+		archive := filepath.Join(filepath.Dir(file), filepath.FromSlash(l.Path))
+		return r.imported(ctx, importKey(string(l.Checksum)), archive, l.Checksum, SourceFile)
+	}
+	return r.imported(ctx, importKey(statKey(file, info)), file, "", SourceFile)
+}
+
+// grypeFile is the database grype keeps on this machine, if it does.
+func (r Resolver) grypeFile() string {
+	if r.GrypeCache == "" {
+		return ""
+	}
+	p := filepath.Join(r.GrypeCache, "6", databaseName)
+	if info, err := os.Stat(p); err != nil || !info.Mode().IsRegular() {
+		return ""
+	}
+	return p
 }

@@ -119,6 +119,7 @@ type Database struct {
 	Digest  artifact.Digest `json:"digest"` // of vulnerability.db as it was shipped, before it was indexed; of the records of one we built
 	Schema  string          `json:"schema"`
 	Built   time.Time       `json:"built"`
+	Files   []string        `json:"files"` // to keep, by name
 
 	// Of a database built from changelogs:
 	Entries int      `json:"entries,omitempty"` // vulnerabilities, per source package

@@ -209,7 +209,13 @@ func finish(dir string) (*wire.Database, error) {
 	if err := hydrate(dir); err != nil {
 		return nil, err
 	}
-	return &wire.Database{Version: wire.Version, Digest: digest, Schema: d.SchemaVersion.String(), Built: d.Built.UTC()}, nil
+	out := &wire.Database{Version: wire.Version, Digest: digest, Schema: d.SchemaVersion.String(), Built: d.Built.UTC()}
+	for _, name := range []string{v6.VulnerabilityDBFileName, v6.ImportMetadataFileName, KnowledgeFile} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
+			out.Files = append(out.Files, name)
+		}
+	}
+	return out, nil
 }
 
 func hydrate(dir string) error {
