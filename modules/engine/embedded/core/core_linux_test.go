@@ -135,6 +135,15 @@ func TestSteps(t *testing.T) {
 			t.Errorf("etc holds %s", got)
 		}
 	})
+	t.Run("process limit", func(t *testing.T) {
+		out := run(t, sh("cat /proc/self/cgroup | grep drydock- || echo none"))
+		wantLogs(t, out)
+		t.Logf("groups: %s", out.Logs)
+		left, _ := filepath.Glob("/sys/fs/cgroup/pids/drydock-*")
+		if len(left) > 0 {
+			t.Logf("groups of other engines: %q", left)
+		}
+	})
 	t.Run("many at once", func(t *testing.T) {
 		var wg sync.WaitGroup
 		for i := range 8 {

@@ -64,6 +64,7 @@ func New(opt Options) (*Executor, error) {
 	if err := os.MkdirAll(opt.Root, 0o700); err != nil {
 		return nil, fmt.Errorf("preparing for steps: %w", err)
 	}
+	sweepCgroups()
 	return &Executor{opt: opt, spawner: jail.NewSpawner()}, nil
 }
 

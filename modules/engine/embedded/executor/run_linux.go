@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
@@ -128,6 +129,9 @@ func (s *step) execute(ctx context.Context) error {
 		wait(false)
 		return fmt.Errorf("starting the step's init: %w", err)
 	}
+	groups := newCgroups(filepath.Base(s.dir), s.process.Meta.LinuxResources)
+	s.later(groups.remove)
+	groups.add(cmd.Process.Pid) // it waits for us and has started nothing
 	kill := func() { _ = cmd.Process.Kill() }
 	stopKill := context.AfterFunc(ctx, kill)
 	defer stopKill()

@@ -1,0 +1,135 @@
+package executor
+
+import (
+	"bufio"
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/moby/buildkit/solver/pb"
+)
+
+// maxProcesses is how many processes a step may have, where the host lets us
+// say so: a fork bomb ends itself and not the host.
+const maxProcesses = 16384
+
+// cgroupPrefix marks the control groups that are ours.
+const cgroupPrefix = "drydock-"
+
+// limit is one control group file to write, by the name of version 2 and of
+// version 1.
+type limit struct {
+	controller, v2, v1 string
+	value              int64
+}
+
+func limits(asked *pb.LinuxResources) []limit {
+	out := []limit{{"pids", "pids.max", "pids.max", maxProcesses}}
+	if asked != nil && asked.Memory > 0 {
+		out = append(out, limit{"memory", "memory.max", "memory.limit_in_bytes", asked.Memory})
+	}
+	return out
+}
+
+// cgroups are the control groups of one step.
+type cgroups []string
+
+// newCgroups makes what groups it can. Groups are a convenience that many
+// hosts do not give an ordinary user: what cannot be had is left out.
+func newCgroups(id string, asked *pb.LinuxResources) cgroups {
+	var out cgroups
+	for _, l := range limits(asked) {
+		for _, place := range ownCgroups() {
+			dir := filepath.Join(place.dir, cgroupPrefix+id)
+			file := filepath.Join(dir, l.v2)
+			switch {
+			case place.controller == "":
+				_ = os.WriteFile(filepath.Join(place.dir, "cgroup.subtree_control"), []byte("+"+l.controller), 0)
+			case place.controller == l.controller:
+				file = filepath.Join(dir, l.v1)
+			default:
+				continue
+			}
+			if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+				continue
+			}
+			out = append(out, dir)
+			_ = os.WriteFile(file, []byte(strconv.FormatInt(l.value, 10)), 0)
+		}
+	}
+	return out
+}
+
+// add puts a process, and what it will start, into the groups.
+func (c cgroups) add(pid int) {
+	for _, dir := range c {
+		_ = os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0)
+	}
+}
+
+// remove removes the groups; the kernel lets go of the dead a moment later.
+func (c cgroups) remove() error {
+	for _, dir := range c {
+		for range 50 {
+			if err := unix.Rmdir(dir); !errors.Is(err, unix.EBUSY) {
+				break
+			}
+			time.Sleep(2 * time.Millisecond)
+		}
+	}
+	return nil
+}
+
+// sweepCgroups removes the empty groups a killed engine left.
+func sweepCgroups() {
+	for _, place := range ownCgroups() {
+		old, _ := filepath.Glob(filepath.Join(place.dir, cgroupPrefix+"*"))
+		for _, dir := range old {
+			_ = unix.Rmdir(dir) // one in use stays
+		}
+	}
+}
+
+// cgroupPlace is where this process is in one hierarchy.
+type cgroupPlace struct {
+	dir        string
+	controller string // "" for version 2
+}
+
+// ownCgroups reads /proc/self/cgroup (cgroups(7)) and finds each hierarchy
+// where it usually is mounted.
+func ownCgroups() []cgroupPlace {
+	f, err := os.Open("/proc/self/cgroup")
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	var out []cgroupPlace
+	for sc := bufio.NewScanner(f); sc.Scan(); {
+		parts := strings.SplitN(sc.Text(), ":", 3)
+		if len(parts) != 3 {
+			continue
+		}
+		if parts[1] == "" {
+			for _, root := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+				dir := filepath.Join(root, parts[2])
+				if _, err := os.Stat(filepath.Join(dir, "cgroup.controllers")); err == nil {
+					out = append(out, cgroupPlace{dir: dir})
+					break
+				}
+			}
+			continue
+		}
+		for _, controller := range strings.Split(parts[1], ",") {
+			if controller == "pids" || controller == "memory" {
+				out = append(out, cgroupPlace{filepath.Join("/sys/fs/cgroup", controller, parts[2]), controller})
+			}
+		}
+	}
+	return out
+}
