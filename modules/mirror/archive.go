@@ -212,7 +212,7 @@ func (v *verification) check(ctx context.Context, a archive) error {
 		src.Suites, src.Keyring = append(src.Suites, suite), rel.keyring
 	}
 	if len(src.Suites) > 0 {
-		src.Public = v.set.netNames.resolve(ctx, a.base)
+		src.Public = v.set.netNames.remembered(ctx, a.base)
 		v.sources = append(v.sources, src)
 	}
 	return nil

@@ -83,28 +83,35 @@ type pending struct {
 // release it.
 func (s *Set) start(ctx context.Context, w want) *pending {
 	p := &pending{set: s, want: w}
-	if w.sha256 != "" {
-		if path, n, ok := s.store.Blob(w.sha256, w.size); ok {
-			p.path, p.entry = path, store.Entry{Digest: w.sha256, Size: n}
-			if e, _, ok := s.store.Entry(w.key()); ok && e.Digest == w.sha256 {
-				p.entry = e
-			}
-			return p
-		}
+	var here bool
+	if p.entry, p.path, here = s.have(w); here {
+		return p
 	}
-	if e, path, ok := s.store.Entry(w.key()); ok && w.sha256 == "" {
-		if w.fresh > 0 && time.Since(e.Fetched) < w.fresh {
-			p.path, p.entry = path, e
-			return p
-		}
+	p.path = ""
+	if e, _, ok := s.store.Entry(w.key()); ok && w.sha256 == "" {
 		p.prior = &e
 	}
 	p.flight = s.store.Start(ctx, store.Want{
 		Place: fetch.Redact(w.target()), Key: w.key(), SHA256: w.sha256.Hex(), Size: w.size, Limit: w.limit,
 		Previous: p.prior, Broken: fetch.Interrupted, Verify: w.verify,
+		Have: func() (store.Entry, string, bool) { return s.have(w) },
 		Open: func(ctx context.Context) (io.ReadCloser, store.Meta, error) { return s.open(ctx, w, p.prior) },
 	})
 	return p
+}
+
+// have finds a file in the store that needs no asking: one of the digest
+// wanted, or one asked for a short while ago.
+func (s *Set) have(w want) (store.Entry, string, bool) {
+	e, path, ok := s.store.Entry(w.key())
+	if w.sha256 == "" {
+		return e, path, ok && w.fresh > 0 && time.Since(e.Fetched) < w.fresh
+	}
+	if ok && e.Digest == w.sha256 {
+		return e, path, true
+	}
+	path, n, ok := s.store.Blob(w.sha256, w.size)
+	return store.Entry{Digest: w.sha256, Size: n}, path, ok
 }
 
 // key is what a file is remembered by: its address, without secrets.
@@ -149,6 +156,7 @@ func (s *Set) open(ctx context.Context, w want, prior *store.Entry) (io.ReadClos
 	if err != nil {
 		return nil, store.Meta{}, err
 	}
+	s.netNames.resolve(ctx, u)
 	meta := store.Meta{
 		Size: resp.ContentLength, ETag: resp.Header.Get("ETag"), LastModified: resp.Header.Get("Last-Modified"),
 		ContentType: resp.Header.Get("Content-Type"), NotModified: resp.StatusCode == http.StatusNotModified,
@@ -211,7 +219,7 @@ func (s *Set) material(ctx context.Context, w want, d artifact.Digest, size int6
 	u := w.target()
 	return artifact.Material{
 		Ecosystem: w.up.ecosystem, URL: fetch.Redact(u), Digest: d, Size: size, PURL: w.purl,
-		Public: s.netNames.resolve(ctx, u),
+		Public: s.netNames.remembered(ctx, u),
 	}
 }
 
@@ -279,18 +287,30 @@ func (s *Set) Fetch(ctx context.Context, req Request) (Blob, error) {
 		return Blob{}, err
 	}
 	return s.tryEach(ctx, ups, func(up upstream) (Blob, error) {
-		w := want{
-			up: up, rel: rel, sha256: req.SHA256, size: req.Size,
-			fresh: immutableFor, stale: true, purl: purl(req.Ecosystem, rel),
-		}
-		if mutable(req.Ecosystem, rel) {
-			w.fresh = mutableFor
-		}
-		if req.Ecosystem == OCI {
-			w = s.ociWant(w)
+		w := s.wantOf(up, rel)
+		if req.SHA256 != "" {
+			w.sha256, w.size = req.SHA256, req.Size
 		}
 		return s.get(ctx, w)
 	})
+}
+
+// wantOf is how a file of a mirror is fetched when nothing else is known of it.
+func (s *Set) wantOf(up upstream, rel string) want {
+	switch up.ecosystem {
+	case Debian:
+		return s.debianWant(up, rel)
+	case Go:
+		return s.goWant(up, rel)
+	}
+	w := want{up: up, rel: rel, fresh: immutableFor, stale: true, purl: purl(up.ecosystem, rel)}
+	if mutable(up.ecosystem, rel) {
+		w.fresh = mutableFor
+	}
+	if up.ecosystem == OCI {
+		w = s.ociWant(w)
+	}
+	return w
 }
 
 // candidates is where a request can be answered, and its path there.

@@ -172,8 +172,7 @@ func (s *Set) goWant(up upstream, rel string) want {
 			err = s.verifyZip(ctx, file, mod, version)
 		} else {
 			var hash string
-			hash, err = dirhash.Hash1([]string{"go.mod"}, func(string) (io.ReadCloser, error) { return os.Open(file) })
-			if err == nil {
+			if hash, err = hashMod(file); err == nil {
 				err = s.VerifyGo(ctx, mod, version+"/go.mod", hash)
 			}
 		}
@@ -183,6 +182,11 @@ func (s *Set) goWant(up upstream, rel string) want {
 		return nil
 	}
 	return w
+}
+
+// hashMod is the checksum database's hash of a go.mod file.
+func hashMod(file string) (string, error) {
+	return dirhash.Hash1([]string{"go.mod"}, func(string) (io.ReadCloser, error) { return os.Open(file) })
 }
 
 // sumOps is the outside world of the checksum database's client.

@@ -50,7 +50,8 @@ func (p *publicNames) remembered(ctx context.Context, u *url.URL) bool {
 	return p.resolve(ctx, u)
 }
 
-// resolve asks, once per process.
+// resolve asks, once per process. A host that was known and does not resolve
+// now keeps what was known of it.
 func (p *publicNames) resolve(ctx context.Context, u *url.URL) bool {
 	host := u.Hostname()
 	if u.Scheme == "file" {
@@ -63,9 +64,12 @@ func (p *publicNames) resolve(ctx context.Context, u *url.URL) bool {
 	if fresh {
 		return v
 	}
-	public := isPublic(ctx, host)
+	public, resolved := isPublic(ctx, host)
 	if ctx.Err() != nil {
 		return public
+	}
+	if !resolved && known {
+		public = v
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -78,19 +82,19 @@ func (p *publicNames) resolve(ctx context.Context, u *url.URL) bool {
 	return public
 }
 
-func isPublic(ctx context.Context, host string) bool {
+func isPublic(ctx context.Context, host string) (public, resolved bool) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	addrs, err := net.DefaultResolver.LookupIPAddr(ctx, host)
 	if err != nil || len(addrs) == 0 {
-		return true
+		return true, false
 	}
 	for _, a := range addrs {
 		if !a.IP.IsPrivate() && !a.IP.IsLoopback() && !a.IP.IsLinkLocalUnicast() {
-			return true
+			return true, true
 		}
 	}
-	return false
+	return false, true
 }
 
 // npmAnswer remembers what npm said, for npm takes half a second to say it.

@@ -175,19 +175,7 @@ func (g *Gateway) dispatch(w http.ResponseWriter, r *http.Request, to route) {
 		g.fail(w, r, err)
 		return
 	}
-	g.serveFirst(w, r, ups, func(up upstream) want {
-		switch to.ecosystem {
-		case Debian:
-			return g.set.debianWant(up, rel)
-		case Go:
-			return g.set.goWant(up, rel)
-		}
-		fresh := immutableFor
-		if mutable(OCI, rel) {
-			fresh = mutableFor
-		}
-		return g.set.ociWant(want{up: up, rel: rel, fresh: fresh, stale: true, purl: purl(OCI, rel)})
-	})
+	g.serveFirst(w, r, ups, func(up upstream) want { return g.set.wantOf(up, rel) })
 }
 
 // archive finds the verified Debian archive a path belongs to.
@@ -254,6 +242,10 @@ func (g *Gateway) fail(w http.ResponseWriter, r *http.Request, err error) {
 	answer(w, code, text)
 }
 
+// small is what is not worth passing on while it arrives: waiting for the whole
+// lets an error still be one in HTTP.
+const small = 256 << 10
+
 // serveWant answers with one file, while it still arrives if need be. An error
 // means that nothing has been written yet.
 func (g *Gateway) serveWant(w http.ResponseWriter, r *http.Request, wanted want) error {
@@ -266,12 +258,14 @@ func (g *Gateway) serveWant(w http.ResponseWriter, r *http.Request, wanted want)
 			record = nil
 		}
 		body, meta, err := p.flight.Follow(ctx, record)
-		if err == nil {
+		if err == nil && (meta.Size < 0 || meta.Size > small) {
 			defer body.Close()
 			g.stream(w, r, wanted, body, meta)
 			return nil
 		}
-		if !errors.Is(err, store.ErrComplete) && !p.useStale(err) {
+		if err == nil {
+			_ = body.Close()
+		} else if !errors.Is(err, store.ErrComplete) && !p.useStale(err) {
 			return err
 		}
 	}

@@ -196,7 +196,11 @@ func (s *Set) newUpstream(ecosystem, raw, source string) (upstream, error) {
 			Remedy:  "write the mirror's URL in " + source,
 		}
 	}
-	s.client.Learn(userinfo(u))
+	creds := userinfo(u)
+	if ecosystem == OCI && len(creds) > 0 {
+		creds[0].Path = "/v2" // a path in the URL is a prefix of names below it
+	}
+	s.client.Learn(creds)
 	base := &url.URL{Scheme: u.Scheme, Host: u.Host, Path: strings.TrimRight(u.Path, "/")}
 	return upstream{ecosystem: ecosystem, base: base, source: source}, nil
 }

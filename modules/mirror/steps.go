@@ -30,6 +30,7 @@ type runningStep struct {
 	runs      int
 	controls  map[net.Conn]*sync.Mutex
 	materials map[string]artifact.Material
+	untold    []refusal // from before the executor's connection was seen
 }
 
 // stepFile is materials/<hex>.json.
@@ -50,11 +51,16 @@ func newStepBook(cacheDir string) *stepBook {
 // begin notes that a step runs; the function returned notes how it ended.
 func (b *stepBook) begin(step, name string, control net.Conn) (end func(ok bool) error) {
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	s := b.running(step)
 	s.name = name
 	s.runs++
 	s.controls[control] = &sync.Mutex{}
+	untold := s.untold
+	s.untold = nil
+	b.mu.Unlock()
+	for _, r := range untold {
+		b.refuse(step, r)
+	}
 	return func(ok bool) error { return b.end(step, control, ok) }
 }
 
@@ -76,6 +82,9 @@ func (b *stepBook) end(step string, control net.Conn, ok bool) error {
 		delete(b.steps, step)
 	}
 	doc := stepFile{Version: 1, Step: step, Name: s.name, Materials: sorted(s.materials)}
+	for i := range doc.Materials {
+		doc.Materials[i].Step = s.name
+	}
 	b.mu.Unlock()
 	if !ok {
 		return nil
@@ -96,16 +105,12 @@ func (b *stepBook) file(step string) string {
 	return filepath.Join(b.dir, name+".json")
 }
 
-// fetched notes what a step was given.
+// fetched notes what a step was given. Its control connection may be seen
+// later than its first request: the two come by different connections.
 func (b *stepBook) fetched(step string, m artifact.Material) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s := b.steps[step]
-	if s == nil {
-		return // no step is running under that name: nothing to keep it for
-	}
-	m.Step = s.name
-	s.materials[m.URL+" "+string(m.Digest)] = m
+	b.running(step).materials[m.URL+" "+string(m.Digest)] = m
 }
 
 // refuse tells the executors of a step what was refused.
@@ -116,10 +121,12 @@ func (b *stepBook) refuse(step string, r refusal) {
 	}
 	b.mu.Lock()
 	targets := map[net.Conn]*sync.Mutex{}
-	if s := b.steps[step]; s != nil {
-		for c, mu := range s.controls {
-			targets[c] = mu
-		}
+	s := b.running(step)
+	for c, mu := range s.controls {
+		targets[c] = mu
+	}
+	if len(targets) == 0 && len(s.untold) < 16 {
+		s.untold = append(s.untold, r)
 	}
 	b.mu.Unlock()
 	for c, mu := range targets {

@@ -57,6 +57,11 @@ type Client struct {
 func (c *Client) Learn(more clientconf.Credentials) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	for _, known := range c.creds {
+		if len(more) == 1 && known == more[0] {
+			return
+		}
+	}
 	c.creds = append(append(clientconf.Credentials{}, more...), c.creds...)
 }
 

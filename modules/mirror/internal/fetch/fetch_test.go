@@ -229,7 +229,10 @@ func TestRetries(t *testing.T) {
 
 func TestCancelIsNoFault(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(context.Background())
-	srv := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { cancel(artifact.ErrInterrupted); time.Sleep(50 * time.Millisecond) }))
+	srv := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		cancel(artifact.ErrInterrupted)
+		time.Sleep(50 * time.Millisecond)
+	}))
 	defer srv.Close()
 	_, err := client(t, Options{}).Get(ctx, mustParse(t, srv.URL), nil)
 	if artifact.ExitCode(err) != artifact.ExitInterrupted {

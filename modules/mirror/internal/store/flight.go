@@ -43,6 +43,9 @@ type Want struct {
 	Limit    int64  // never more than this; 0 is no limit
 	Previous *Entry // to keep when the answer is "not modified"
 
+	// Have looks once more before the transfer starts: the one before this may
+	// just have ended. nil: there is nothing to look for.
+	Have func() (Entry, string, bool)
 	// Open starts a transfer.
 	Open func(ctx context.Context) (io.ReadCloser, Meta, error)
 	// Broken says whether a transfer error need not come again. nil: never.
@@ -157,6 +160,11 @@ func (f *Flight) run(ctx context.Context) {
 }
 
 func (f *Flight) transferAll(ctx context.Context) (Entry, string, error) {
+	if f.want.Have != nil {
+		if e, path, ok := f.want.Have(); ok {
+			return e, path, nil
+		}
+	}
 	if err := os.MkdirAll(f.store.tmp(), 0o755); err != nil {
 		return Entry{}, "", diskError(f.store.tmp(), err)
 	}
