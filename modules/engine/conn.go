@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"time"
 
 	"dagger.io/dagger/engineconn"
 
@@ -89,7 +90,7 @@ func childFault(err error, done <-chan struct{}) error {
 	select {
 	case <-done:
 		message = "the engine process ended while it was working"
-	default:
+	case <-time.After(2 * time.Second): // its connections end before it does
 	}
 	return &artifact.Error{
 		Kind: artifact.KindFault, Op: "asking the embedded engine", Message: message,

@@ -31,6 +31,7 @@ type Event struct {
 type hub struct {
 	mu        sync.Mutex
 	listeners map[*listener]bool
+	over      map[digest.Digest]string // steps told to be done, and the build they were of
 }
 
 type listener struct {
@@ -42,11 +43,24 @@ type listener struct {
 // queueLimit is where a slow listener begins to lose log lines.
 const queueLimit = 20000
 
-func newHub() *hub { return &hub{listeners: map[*listener]bool{}} }
+func newHub() *hub {
+	return &hub{listeners: map[*listener]bool{}, over: map[digest.Digest]string{}}
+}
+
+// seen says whether a step's end was told before, and of which build it was.
+func (h *hub) seen(step digest.Digest) (build string, ok bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	build, ok = h.over[step]
+	return build, ok
+}
 
 func (h *hub) publish(e Event) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if e.Kind == "done" && e.Error == "" && h.over[digest.Digest(e.Step)] == "" {
+		h.over[digest.Digest(e.Step)] = e.Build
+	}
 	for l := range h.listeners {
 		l.push(e)
 	}
@@ -112,6 +126,7 @@ type feed struct {
 	build  string
 	names  map[digest.Digest]string
 	began  map[digest.Digest]bool
+	again  map[digest.Digest]*Event         // starts of steps that were done before, not told until they do something
 	ended  map[digest.Digest]time.Time      // when a step's last interval was reported over
 	closed map[digest.Digest]Event          // ends not told yet
 	pieces map[digest.Digest]map[int][]byte // unfinished log lines by stream
@@ -120,7 +135,7 @@ type feed struct {
 func (h *hub) feed(build string) *feed {
 	return &feed{
 		hub: h, build: build, names: map[digest.Digest]string{}, began: map[digest.Digest]bool{},
-		ended: map[digest.Digest]time.Time{}, closed: map[digest.Digest]Event{},
+		ended: map[digest.Digest]time.Time{}, closed: map[digest.Digest]Event{}, again: map[digest.Digest]*Event{},
 		pieces: map[digest.Digest]map[int][]byte{},
 	}
 }
@@ -183,8 +198,25 @@ func (f *feed) settle(before time.Time) {
 	}
 }
 
+// send tells an event. A step that an earlier query has seen to its end is
+// told again only if it does something: most are only looked up.
 func (f *feed) send(step digest.Digest, e Event) {
+	build, before := f.hub.seen(step)
 	e.Step, e.Name, e.Build = string(step), f.names[step], f.build
+	if e.Build == "" {
+		e.Build = build
+	}
+	held := f.again[step]
+	switch {
+	case e.Kind == "started" && before:
+		f.again[step] = &e
+		return
+	case e.Kind == "done" && e.Error == "" && held != nil:
+		return
+	case held != nil:
+		f.hub.publish(*held)
+		delete(f.again, step)
+	}
 	f.hub.publish(e)
 }
 
