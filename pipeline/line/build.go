@@ -194,7 +194,7 @@ func (l *Line) build(ctx context.Context, n plan.Node, in run.Inputs) (any, erro
 	if err != nil {
 		return nil, err
 	}
-	text, err := img.Parsed.Rewrite(variant.Args, func(ref string) (string, error) {
+	text, err := img.Parsed.Rewrite(img.FromArgs(*variant, *n.Platform), func(ref string) (string, error) {
 		to, ok := refs[ref]
 		if !ok {
 			return "", fmt.Errorf("%s builds on %q, which the plan does not resolve", img.DockerfilePath, ref)
