@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"sync"
 	"time"
@@ -143,24 +144,27 @@ func startIn(ctx context.Context, c ChildConfig, mode string) (_ *Child, err err
 		return nil, err
 	}
 	defer l.Close()
+	defer func() {
+		if err != nil {
+			remove()
+		}
+	}()
 	lf, err := l.File()
 	if err != nil {
-		remove()
 		return nil, fmt.Errorf("making the engine's socket: %w", err)
 	}
 	defer lf.Close()
 	r, w, err := os.Pipe()
 	if err != nil {
-		remove()
 		return nil, fmt.Errorf("starting the engine: %w", err)
 	}
 	defer r.Close()
+	defer w.Close()
 	config, err := json.Marshal(childConfig{
 		Root: c.Root, GatewaySocket: c.GatewaySocket, ImagesAddr: c.ImagesAddr, LockWait: c.LockWait, Owner: os.Getpid(),
 	})
 	if err != nil {
-		remove()
-		return nil, err
+		return nil, fmt.Errorf("starting the engine: %w", err)
 	}
 	log := &tail{to: c.Log}
 	sp := jail.NewSpawner()
@@ -172,9 +176,22 @@ func startIn(ctx context.Context, c ChildConfig, mode string) (_ *Child, err err
 	w.Close()
 	if err != nil {
 		sp.Close()
-		remove()
 		return nil, err
 	}
+	child := watch(cmd, lifeline, sp)
+	child.Socket, child.Tier, child.Mode = socket, TierNamespaces, mode
+	stop := child.stop
+	child.stop = func() error { defer remove(); return stop() }
+	if err := awaitReady(ctx, r, c, mode, child.Done, log); err != nil {
+		_ = cmd.Process.Kill()
+		_ = child.stop()
+		return nil, err
+	}
+	return child, nil
+}
+
+// watch waits for the child and knows how to end it.
+func watch(cmd *exec.Cmd, lifeline io.Closer, sp *jail.Spawner) *Child {
 	done := make(chan struct{})
 	var ended error
 	go func() {
@@ -183,34 +200,29 @@ func startIn(ctx context.Context, c ChildConfig, mode string) (_ *Child, err err
 		close(done)
 	}()
 	var once sync.Once
-	child := &Child{Socket: socket, Tier: TierNamespaces, Mode: mode, Done: done}
-	child.err = func() error {
-		select {
-		case <-done:
-			return ended
-		default:
-			return nil
-		}
-	}
-	child.stop = func() error {
-		once.Do(func() {
-			lifeline.Close()
+	return &Child{
+		Done: done,
+		err: func() error {
 			select {
 			case <-done:
-			case <-time.After(stopTime):
-				_ = cmd.Process.Kill()
-				<-done
+				return ended
+			default:
+				return nil
 			}
-			remove()
-		})
-		return nil
+		},
+		stop: func() error {
+			once.Do(func() {
+				lifeline.Close()
+				select {
+				case <-done:
+				case <-time.After(stopTime):
+					_ = cmd.Process.Kill()
+					<-done
+				}
+			})
+			return nil
+		},
 	}
-	if err := awaitReady(ctx, r, c, mode, done, log); err != nil {
-		_ = cmd.Process.Kill()
-		_ = child.stop()
-		return nil, err
-	}
-	return child, nil
 }
 
 // awaitReady waits for the child's word.

@@ -141,7 +141,7 @@ func mappings(environ []string) ([]mapping, error) {
 				Kind: artifact.KindFault, Op: "starting the engine without root", Place: m.file,
 				Message: fmt.Sprintf("user %s has %d subordinate ids, an image needs %d", name, n, neededIDs),
 				Remedy: fmt.Sprintf("have root run: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 %s "+
-					"(a range nobody else has), or run drydock as root", name),
+					"(a range nobody else has), or run drydock as root with CAP_SYS_ADMIN", name),
 			}
 		}
 		m.helper = path
@@ -180,7 +180,7 @@ func findHelper(name string, environ []string) (string, error) {
 	}
 	return "", &artifact.Error{
 		Kind: artifact.KindFault, Op: "starting the engine without root",
-		Message: name + " is not installed", Remedy: "install package uidmap (shadow-utils on other systems), or run drydock as root",
+		Message: name + " is not installed", Remedy: "install package uidmap (shadow-utils on other systems), or run drydock as root with CAP_SYS_ADMIN",
 	}
 }
 
