@@ -254,7 +254,7 @@ cd /
 if [ -n "$problems" ]; then echo "$problems" >&2; exit 1; fi
 tar --create --file=/` + workDir + `/root.tar --format=posix --pax-option=delete=atime,delete=ctime \
   --numeric-owner --sort=name --xattrs --xattrs-include=security.capability --one-file-system --anchored \
-  --exclude='./` + workDir + `/*' --exclude='./proc/*' --exclude='./sys/*' --exclude='./dev/*' --exclude='./run/*' .
+  --exclude=./` + workDir + ` --exclude=./proc --exclude=./sys --exclude=./dev --exclude=./run .
 `)
 	return out.String()
 }
