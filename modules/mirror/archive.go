@@ -140,6 +140,46 @@ func contains(list []string, want string) bool {
 	return false
 }
 
+// likelyArchives are the archives that may be Debian's as far as can be told
+// without asking them: verified ones if any are, else those not signed by
+// somebody else, the ones called debian first.
+func (s *Set) likelyArchives() []upstream {
+	s.mu.Lock()
+	verified := s.verified
+	s.mu.Unlock()
+	var named, others []upstream
+	for _, a := range s.archives {
+		switch {
+		case len(verified) > 0 && !isVerified(verified, a), len(verified) == 0 && s.isForeign(a):
+		case strings.HasPrefix(a.name, "debian"):
+			named = append(named, a.upstream)
+		default:
+			others = append(others, a.upstream)
+		}
+	}
+	return append(named, others...)
+}
+
+// isForeign says whether a source is signed with keys that are not Debian's.
+func (s *Set) isForeign(a archive) bool {
+	if a.signedBy == "" || a.explicit || strings.HasPrefix(path.Base(a.signedBy), "debian-archive-") {
+		return false
+	}
+	keys, err := s.loadKeyring()
+	return err == nil && !keys.sharesKey(a.signedBy)
+}
+
+// isVerified says whether an archive is one of those verified, or another
+// mirror of one.
+func isVerified(verified []DebianSource, a archive) bool {
+	for _, v := range verified {
+		if v.Archive == a.name {
+			return true
+		}
+	}
+	return false
+}
+
 // Debian lists the archives whose InRelease verifies with the Debian archive
 // keyring. Other people's archives in apt's configuration are left out with a
 // note; one that is named in mirrors.yaml, that is signed by Debian but
@@ -155,11 +195,10 @@ func (s *Set) Debian(ctx context.Context) ([]DebianSource, error) {
 	if len(s.archives) == 0 {
 		return nil, s.notConfigured(Debian)
 	}
-	keys, err := s.loadKeyring()
-	if err != nil {
+	if _, err := s.loadKeyring(); err != nil {
 		return nil, err
 	}
-	v := verification{set: s, keys: keys, taken: map[string]bool{}, roots: map[string]bool{}}
+	v := verification{set: s, taken: map[string]bool{}, roots: map[string]bool{}}
 	for _, a := range s.archives {
 		if err := v.check(ctx, a); err != nil {
 			return nil, err
@@ -177,7 +216,6 @@ func (s *Set) Debian(ctx context.Context) ([]DebianSource, error) {
 // verification goes through the configured archives.
 type verification struct {
 	set     *Set
-	keys    *keyring
 	sources []DebianSource
 	taken   map[string]bool // archive and suite
 	roots   map[string]bool // releases seen
@@ -191,7 +229,7 @@ type unreachedArchive struct {
 
 func (v *verification) check(ctx context.Context, a archive) error {
 	shown := fetch.Redact(a.base)
-	if a.signedBy != "" && !a.explicit && !v.keys.sharesKey(a.signedBy) {
+	if v.set.isForeign(a) {
 		v.set.note("%s: %s left out: signed by other keys than Debian's (%s)", a.source, shown, a.signedBy)
 		return nil
 	}

@@ -198,6 +198,9 @@ func TestOtherPeoplesArchives(t *testing.T) {
 		"deb " + w.url + "/gone nosuch main",
 	}, "\n"))
 	s := w.discover(Config{})
+	if e, err := s.Endpoint(Debian); err != nil || e.URL != w.url+"/debian" || e.Public {
+		t.Errorf("endpoint %+v, %v", e, err)
+	}
 	if got := sourcesOf(t, s); len(got) != 2 {
 		t.Errorf("sources %+v", got)
 	}
@@ -370,6 +373,50 @@ func TestStaleCopy(t *testing.T) {
 	time.Sleep(2 * time.Second)
 	if _, err := w.discover(Config{}).Debian(context.Background()); err == nil || !strings.Contains(err.Error(), "it expired") {
 		t.Errorf("an expired copy: %v", err)
+	}
+}
+
+// TestFileArchive has the archive on a disk, as installation media are.
+func TestFileArchive(t *testing.T) {
+	w := standard(t)
+	root := filepath.Join(w.dir, "media")
+	for p, b := range w.files.by {
+		writeFile(t, filepath.Join(root, p), string(b))
+	}
+	w.apt("sources.list", "deb file:"+root+"/debian bookworm main\n")
+	s := w.discover(Config{})
+	got := sourcesOf(t, s)
+	if len(got) != 1 || got[0].Public {
+		t.Errorf("sources %+v", got)
+	}
+	if _, err := s.Fetch(context.Background(), Request{Ecosystem: Debian, Path: "debian/pool/main/h/hello/hello_2.10-3_amd64.deb"}); err != nil {
+		t.Error(err)
+	}
+	if _, err := s.Fetch(context.Background(), Request{Ecosystem: Debian, Path: "debian/pool/none"}); !errors.Is(err, ErrNotFound) {
+		t.Error(err)
+	}
+}
+
+// TestEndpointsShowNoSecrets has credentials in every place a URL can be.
+func TestEndpointsShowNoSecrets(t *testing.T) {
+	w := newWorld(t)
+	writeFile(t, filepath.Join(w.host.Home, ".config", "go", "env"), "GOPROXY=https://me:s3cr3t@go.invalid/mod,direct\n")
+	w.host.Environ = []string{"PATH=/none", "npm_config_registry=https://me:s3cr3t@npm.invalid/", "DRYDOCK_MIRROR_OCI=https://me:s3cr3t@oci.invalid", "GOFLAGS="}
+	w.apt("sources.list", "deb https://me:s3cr3t@deb.invalid/debian bookworm main\n")
+	s := w.discover(Config{})
+	for eco, want := range map[string]string{Debian: "https://deb.invalid/debian", Go: "https://go.invalid/mod", Npm: "https://npm.invalid", OCI: "https://oci.invalid"} {
+		e, err := s.Endpoint(eco)
+		if err != nil || e.URL != want || !e.Public || e.Source == "" {
+			t.Errorf("%s: %+v, %v", eco, e, err)
+		}
+		_, err = s.Fetch(context.Background(), Request{Ecosystem: eco, Path: "debian/x"})
+		if artifact.ExitCode(err) != artifact.ExitFault || strings.Contains(err.Error(), "s3cr3t") || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", eco, err)
+		}
+	}
+	bad := Config{Go: Setting{URLs: []string{"https://me:s3cr3t@bad host/"}}, Place: "mirrors.yaml"}
+	if _, err := w.discover(bad).Endpoint(Go); artifact.ExitCode(err) != artifact.ExitUsage || strings.Contains(err.Error(), "s3cr3t") {
+		t.Errorf("got %v", err)
 	}
 }
 

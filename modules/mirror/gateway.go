@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -61,6 +63,7 @@ func NewGateway(s *Set, opt GatewayOptions) *Gateway {
 		Handler:           http.HandlerFunc(g.serveHTTP),
 		ReadHeaderTimeout: time.Minute,
 		IdleTimeout:       5 * time.Minute,
+		ErrorLog:          log.New(logWriter{g}, "", 0),
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			if sc, ok := c.(*stepConn); ok {
 				return context.WithValue(ctx, stepKey{}, sc.step)
@@ -145,6 +148,15 @@ func (g *Gateway) Close() error {
 	}
 	g.mu.Unlock()
 	return g.http.Close()
+}
+
+// logWriter is the gateway's log for the HTTP server.
+type logWriter struct{ g *Gateway }
+
+// Write implements io.Writer.
+func (l logWriter) Write(p []byte) (int, error) {
+	l.g.logf("%s", strings.TrimSpace(string(p)))
+	return len(p), nil
 }
 
 func (g *Gateway) logf(format string, args ...any) {

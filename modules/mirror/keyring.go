@@ -50,8 +50,12 @@ func (s *Set) loadKeyring() (*keyring, error) {
 		}
 	}
 	if len(k.entities) == 0 {
+		place := s.rings
+		if s.cfg.Keyring != "" {
+			place = s.cfg.Keyring
+		}
 		return nil, &artifact.Error{
-			Kind: artifact.KindUsage, Op: "finding the Debian archive keyring", Place: s.rings,
+			Kind: artifact.KindUsage, Op: "finding the Debian archive keyring", Place: place,
 			Message: "no usable key in debian-archive-*.gpg", Err: bad,
 			Remedy: "install the package debian-archive-keyring, or copy its keyring there",
 		}

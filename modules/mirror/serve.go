@@ -91,9 +91,14 @@ func (g *Gateway) route(ctx context.Context, u *url.URL) (route, bool) {
 		return route{}, false
 	}
 	for _, a := range g.set.archives {
-		if rel, ok := below(a.base, u); ok {
-			return route{Debian, a.name + "/" + rel}, true
+		rel, ok := below(a.base, u)
+		if !ok {
+			continue
 		}
+		if sources, err := g.set.Debian(ctx); err == nil && !isVerified(sources, a) {
+			continue // in apt's configuration, but not Debian's: no mirror of ours
+		}
+		return route{Debian, a.name + "/" + rel}, true
 	}
 	for _, eco := range []string{Go, Npm, OCI} {
 		if rel, ok := g.ownAddress(ctx, eco, u); ok {
@@ -185,13 +190,9 @@ func (g *Gateway) archive(ctx context.Context, rel string) ([]upstream, string, 
 	if err != nil {
 		return nil, "", err
 	}
-	verified := map[string]bool{}
-	for _, s := range sources {
-		verified[s.Archive] = true
-	}
 	var ups []upstream
 	for _, a := range g.set.archives {
-		if a.name == name && verified[name] {
+		if a.name == name && isVerified(sources, a) {
 			ups = append(ups, a.upstream)
 		}
 	}

@@ -81,6 +81,7 @@ func TestGatewayConditionalAndRange(t *testing.T) {
 
 func TestGatewayRefuses(t *testing.T) {
 	w := standard(t)
+	w.apt("sources.list.d/vendor.list", "deb "+w.url+"/vendor stable main\n")
 	_, sock := testGateway(t, w.discover(Config{}), t.TempDir())
 	control := bufio.NewReader(greet(t, sock, m{"kind": "step", "step": step1, "name": "RUN bad things"}))
 	for _, c := range []struct {
@@ -92,6 +93,7 @@ func TestGatewayRefuses(t *testing.T) {
 		{http.MethodGet, "http://example.test/a", true, "http://example.test/a"},
 		{http.MethodGet, "http://mirror.drydock.internal:8080/debian/x", true, "http://mirror.drydock.internal:8080/debian/x"},
 		{http.MethodGet, w.url + "/private/x", false, w.url + "/private/x"},
+		{http.MethodGet, w.url + "/vendor/dists/stable/InRelease", false, w.url + "/vendor/dists/stable/InRelease"},
 		{http.MethodPost, "http://mirror.drydock.internal/go/x", false, "http://mirror.drydock.internal/go/x"},
 		{http.MethodPut, w.url + "/debian/pool/x", true, w.url + "/debian/pool/x"},
 	} {

@@ -298,10 +298,7 @@ func (s *Set) Endpoint(ecosystem string) (Endpoint, error) {
 	var ups []upstream
 	var err error
 	if ecosystem == Debian {
-		for _, a := range s.archives {
-			ups = append(ups, a.upstream)
-		}
-		if len(ups) == 0 {
+		if ups = s.likelyArchives(); len(ups) == 0 {
 			err = s.notConfigured(Debian)
 		}
 	} else {

@@ -336,7 +336,17 @@ func worthRetry(err error) bool {
 // come again.
 func Interrupted(err error) bool {
 	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
-		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || brokenStream(err)
+}
+
+// brokenStream recognises HTTP/2's ways to break off. net/http keeps their
+// types to itself, so the text is all there is.
+func brokenStream(err error) bool {
+	if err == nil {
+		return false
+	}
+	text := err.Error()
+	return strings.Contains(text, "stream error: stream ID") || strings.Contains(text, "http2: server sent GOAWAY")
 }
 
 // Explain makes an error of a request one a user can act on.
