@@ -28,6 +28,11 @@ type Spec struct {
 	ReadOnlyRoot bool     // nothing but /tmp and Writable can be written
 	Writable     []string // directories that are writable all the same, empty ones
 	StaticOnly   string   // why the engine cannot execute this platform; "" when it can
+	// UnsafePrivileged starts the init with every capability, so that it can
+	// leave the network and remount what it takes privileges to. An engine whose
+	// steps are not hermetic (a Dagger Engine) needs it; nothing of the image
+	// runs before the init has given all of it up.
+	UnsafePrivileged bool
 }
 
 // Test runs spec against the OCI archive tar of one platform.
@@ -47,15 +52,8 @@ func Test(ctx context.Context, c *dagger.Client, stepBin string, tar *dagger.Fil
 			Binary: stepBin, Args: args, Files: map[string]*dagger.File{specPath: specFile, imagePath: tar},
 		})
 	} else {
-		run = container(c, p).Import(tar).
-			WithMountedFile(steprun.Program, c.Host().File(stepBin)).
-			WithMountedFile(specPath, specFile).
-			WithMountedFile(imagePath, tar).
-			WithEnvVariable(steprun.NetworkVariable, "none").
-			// The init begins as root to take privileges away, its own first; the
-			// tests run as the user the image names.
-			WithUser("0").WithWorkdir("/").
-			WithExec(append([]string{steprun.Program}, args...), dagger.ContainerWithExecOpts{InsecureRootCapabilities: true})
+		run = initialized(c, stepBin, tar, specFile, spec, p).
+			WithExec(append([]string{steprun.Program}, args...), dagger.ContainerWithExecOpts{InsecureRootCapabilities: spec.UnsafePrivileged})
 	}
 	out, err := run.Stdout(ctx)
 	if err != nil {
@@ -66,6 +64,25 @@ func Test(ctx context.Context, c *dagger.Client, stepBin string, tar *dagger.Fil
 		return nil, fmt.Errorf("reading what the test step wrote: %w", err)
 	}
 	return report, nil
+}
+
+// initialized is the image's own container with the step program as its init.
+// It begins as root to take privileges away, its own first; the tests run as
+// the user the image names.
+func initialized(c *dagger.Client, stepBin string, tar, specFile *dagger.File, spec Spec, p artifact.Platform) *dagger.Container {
+	ctr := container(c, p).Import(tar).
+		WithMountedFile(steprun.Program, c.Host().File(stepBin)).
+		WithMountedFile(specPath, specFile).
+		WithMountedFile(imagePath, tar).
+		WithEnvVariable(steprun.NetworkVariable, "none").
+		WithUser("0").WithWorkdir("/")
+	if !spec.ReadOnlyRoot {
+		return ctr
+	}
+	for _, dir := range append([]string{"/tmp", "/var/tmp"}, spec.Writable...) {
+		ctr = ctr.WithMountedTemp(dir)
+	}
+	return ctr
 }
 
 func container(c *dagger.Client, p artifact.Platform) *dagger.Container {

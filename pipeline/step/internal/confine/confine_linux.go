@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"unsafe"
 
@@ -114,8 +116,10 @@ func readOnlyRoot(o Options) error {
 	if err != nil {
 		return err
 	}
+	empty := map[string]bool{}
 	for _, m := range mounts {
-		if kernelFS(m.point) {
+		empty[m.point] = m.kind == "tmpfs" && slices.Contains(writable, m.point)
+		if kernelFS(m.point) || empty[m.point] {
 			continue
 		}
 		if err := remountReadOnly(m); err != nil {
@@ -128,8 +132,8 @@ func readOnlyRoot(o Options) error {
 		if i >= len(alwaysWritable()) {
 			options = fmt.Sprintf("mode=0755,uid=%d,gid=%d", o.UID, o.GID)
 		}
-		if info, err := os.Stat(dir); err != nil || !info.IsDir() {
-			continue // an image without /dev/shm
+		if info, err := os.Stat(dir); err != nil || !info.IsDir() || empty[path.Clean(dir)] {
+			continue // an image without /dev/shm, or the engine mounted one already
 		}
 		if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
 			failed = append(failed, fmt.Errorf("mounting an empty %s: %w", dir, err))

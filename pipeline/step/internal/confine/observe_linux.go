@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -43,6 +44,7 @@ func Observe(done Done) (artifact.Confinement, error) {
 // mountPoint is a mount and its flags.
 type mountPoint struct {
 	point string
+	kind  string // file system
 	flags uintptr
 }
 
@@ -68,6 +70,9 @@ func mountPoints() ([]mountPoint, error) {
 		m := mountPoint{point: unescape.Replace(fields[4])}
 		for _, o := range strings.Split(fields[5], ",") {
 			m.flags |= flags[o]
+		}
+		if i := slices.Index(fields, "-"); i > 0 && i+1 < len(fields) {
+			m.kind = fields[i+1]
 		}
 		out = append(out, m)
 	}
