@@ -213,6 +213,12 @@ func TestHost(t *testing.T) {
 		if s, err := c.Host().File(filepath.Join(dir, "a.go")).Contents(ctx); err != nil || s != "a" {
 			t.Errorf("host file: %q, %v", s, err)
 		}
+		out := filepath.Join(t.TempDir(), "out")
+		if _, err := c.Host().File(filepath.Join(dir, "a.go")).Export(ctx, out); err != nil {
+			t.Error(err)
+		} else if st, err := os.Stat(out); err != nil || st.Mode().Perm() != 0o600 {
+			t.Errorf("mode of an exported host file: %v, %v", st.Mode(), err)
+		}
 		write(t, filepath.Join(dir, "a.go"), "changed", 0o600)
 		if s, err := c.Host().Directory(dir, dagger.HostDirectoryOpts{NoCache: true}).File("a.go").Contents(ctx); err != nil || s != "changed" {
 			t.Errorf("changed host file: %q, %v", s, err)

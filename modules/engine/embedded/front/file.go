@@ -126,7 +126,7 @@ func (s *Server) copyOut(ctx context.Context, f *file, w io.Writer) error {
 	if f.artifact != "" {
 		in, err := os.Open(f.artifact)
 		if err != nil {
-			return hostFault("reading an image archive", err)
+			return hostFault("reading "+f.base(), err)
 		}
 		defer in.Close()
 		_, err = io.Copy(w, in)
@@ -149,9 +149,9 @@ func (s *Server) statFile(ctx context.Context, f *file) (fileStat, error) {
 	if f.artifact != "" {
 		st, err := os.Stat(f.artifact)
 		if err != nil {
-			return fileStat{}, hostFault("reading an image archive", err)
+			return fileStat{}, hostFault("reading "+f.base(), err)
 		}
-		return fileStat{size: st.Size(), mode: 0o644}, nil
+		return fileStat{size: st.Size(), mode: uint32(st.Mode())}, nil
 	}
 	st, err := s.stat(ctx, &directory{state: f.state, platform: f.platform}, f.path)
 	if err != nil {

@@ -124,42 +124,60 @@ func containerImport(ctx context.Context, k *call, c *container) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	tarball, drop, err := k.onDisk(ctx, src)
+	key, err := stateKey(ctx, src.state, src.platform)
 	if err != nil {
 		return nil, err
 	}
-	defer drop()
-	index, err := k.importTar(ctx, tarball)
-	if err != nil {
-		return nil, usage(fmt.Sprintf("Container.import: %s is not an image archive: %v", src.base(), err), "")
-	}
-	desc, err := pickTag(ctx, k.content, index, k.str("tag"))
-	if err != nil {
-		return nil, err
-	}
-	match := platforms.OnlyStrict(c.platform)
-	manifest, err := images.Manifest(ctx, k.content, desc, match)
-	if err != nil {
-		return nil, usage(fmt.Sprintf("Container.import: %s has no image for %s: %v", src.base(), platforms.Format(c.platform), err), "")
-	}
-	config, err := content.ReadBlob(ctx, k.content, manifest.Config)
-	if err != nil {
-		return nil, fmt.Errorf("reading the imported image's configuration: %w", err)
-	}
-	digest, err := manifestDigest(ctx, k.content, desc, match)
+	image, err := remembered(ctx, k.memo, keyOf("import", key, src.path, k.str("tag"), c.platform), func() (imported, error) {
+		return k.importImage(ctx, src, k.str("tag"), c.platform)
+	})
 	if err != nil {
 		return nil, err
 	}
 	d := c.clone()
 	d.image = dockerspec.DockerOCIImage{}
-	if err := d.adopt(config); err != nil {
+	if err := d.adopt(image.config); err != nil {
 		return nil, fmt.Errorf("reading the imported image's configuration: %w", err)
 	}
 	d.fs = llb.Scratch()
-	if len(manifest.Layers) > 0 {
-		d.fs = llb.OCILayout("drydock/import@"+digest, llb.OCIStore("", contentStore), llb.WithCustomName("import "+src.base()), llb.Platform(d.platform))
+	if image.layers > 0 {
+		d.fs = llb.OCILayout("drydock/import@"+image.digest, llb.OCIStore("", contentStore), llb.WithCustomName("import "+src.base()), llb.Platform(d.platform))
 	}
 	return d, nil
+}
+
+// imported is one image of an archive, its blobs in the content store.
+type imported struct {
+	digest string
+	config []byte
+	layers int
+}
+
+func (s *Server) importImage(ctx context.Context, src *file, tag string, p ocispecs.Platform) (imported, error) {
+	tarball, drop, err := s.onDisk(ctx, src)
+	if err != nil {
+		return imported{}, err
+	}
+	defer drop()
+	index, err := s.importTar(ctx, tarball)
+	if err != nil {
+		return imported{}, usage(fmt.Sprintf("Container.import: %s is not an image archive: %v", src.base(), err), "")
+	}
+	desc, err := pickTag(ctx, s.content, index, tag)
+	if err != nil {
+		return imported{}, err
+	}
+	match := platforms.OnlyStrict(p)
+	manifest, err := images.Manifest(ctx, s.content, desc, match)
+	if err != nil {
+		return imported{}, usage(fmt.Sprintf("Container.import: %s has no image for %s: %v", src.base(), platforms.Format(p), err), "")
+	}
+	config, err := content.ReadBlob(ctx, s.content, manifest.Config)
+	if err != nil {
+		return imported{}, fmt.Errorf("reading the imported image's configuration: %w", err)
+	}
+	digest, err := manifestDigest(ctx, s.content, desc, match)
+	return imported{digest: digest, config: config, layers: len(manifest.Layers)}, err
 }
 
 // onDisk is a path at which a file's bytes can be read, and what removes it.
@@ -247,5 +265,5 @@ func (s *Server) keepTarball(temp *os.File) (string, error) {
 		return "", err
 	}
 	path := filepath.Join(s.tarballs(), fmt.Sprintf("%x.tar", sum.Sum(nil)))
-	return path, os.Rename(temp.Name(), path)
+	return path, errors.Join(temp.Chmod(0o644), os.Rename(temp.Name(), path))
 }
