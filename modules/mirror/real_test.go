@@ -119,7 +119,7 @@ func TestRealClients(t *testing.T) {
 		t.Helper()
 		program, err := exec.LookPath(args[0])
 		if err != nil {
-			t.Skipf("no %s on this host", args[0])
+			t.Skipf("this machine has no %s mirror to try with its own client: no such program", args[0])
 		}
 		cmd := exec.CommandContext(realContext(t), program, args[1:]...)
 		cmd.Env, cmd.Dir = env, t.TempDir()
