@@ -35,7 +35,7 @@ type Call struct {
 // Container is an empty container that runs the call; its outputs are read
 // with File or Directory. Nothing runs until something is read from it.
 func Container(c *dagger.Client, call Call) *dagger.Container {
-	ctr := c.Container().WithMountedFile(Program, c.Host().File(call.Binary)).WithMountedTemp("/tmp")
+	ctr := c.Container().WithMountedFile(Program, c.Host().File(call.Binary))
 	for _, p := range sortedKeys(call.Files) {
 		ctr = ctr.WithMountedFile(p, call.Files[p])
 	}

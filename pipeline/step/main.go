@@ -61,6 +61,8 @@ func run(ctx context.Context, args []string, std streams) error {
 	if len(args) > 0 {
 		for _, c := range commands() {
 			if c.name == args[0] {
+				// The container is empty. Temporary files go to its disk, not to memory.
+				_ = os.MkdirAll(os.TempDir(), 0o1777)
 				return c.run(ctx, args[1:], std)
 			}
 		}
