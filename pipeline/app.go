@@ -33,9 +33,9 @@ func Main(ctx context.Context, s streams, args, environ []string) int {
 	}
 	if err != nil {
 		if asJSON {
-			report.PrintErrorJSON(s.out, err)
+			_ = report.PrintErrorJSON(s.out, err) // the exit code still tells
 		}
-		report.PrintError(s.err, err)
+		_ = report.PrintError(s.err, err)
 	}
 	return artifact.ExitCode(err)
 }

@@ -37,9 +37,6 @@ type session struct {
 	line    *line.Line
 }
 
-// errPrinted ends a verb that was only asked for its configuration.
-var errPrinted = errors.New("configuration printed")
-
 // verb wraps a verb's work: it reads settings and answers --print-config.
 func (p *program) verb(do func(*cli.Context, settings) error) cli.ActionFunc {
 	return func(c *cli.Context) error {

@@ -236,7 +236,7 @@ func perform(ctx context.Context, t Task, in Inputs) (o Outcome) {
 	v, err := t.Do(ctx, in)
 	if err != nil && ctx.Err() != nil {
 		// What a task says after it was cancelled is noise; why it was is not.
-		err = fmt.Errorf("%w (%v)", context.Cause(ctx), err)
+		err = fmt.Errorf("%w (%s)", context.Cause(ctx), err.Error())
 	}
 	return Outcome{Value: v, Err: err}
 }
