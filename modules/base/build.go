@@ -63,8 +63,8 @@ func (b *Builder) Build(ctx context.Context, spec Spec, lock *Lock) (*Result, er
 		return r, nil
 	}
 	r, err := b.make(ctx, spec, lock)
-	if !errors.Is(err, mirror.ErrNotFound) {
-		return r, err
+	if !errors.Is(err, mirror.ErrNotFound) || spec.Kind == KindOCI {
+		return r, err // an image is named by digest: there is no newer one
 	}
 	if b.Locked {
 		return nil, &artifact.Error{

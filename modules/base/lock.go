@@ -123,9 +123,6 @@ func ParseLock(data []byte, place string) (*Lock, error) {
 	if err := dec.Decode(&l); err != nil {
 		return nil, fail("", again, err)
 	}
-	if dec.More() {
-		return nil, fail("there is something after the lock", again, nil)
-	}
 	if err := l.check(); err != nil {
 		return nil, fail("", again, err)
 	}
