@@ -101,17 +101,25 @@ func (s Spec) check() error {
 	default:
 		return bad(fmt.Sprintf("unknown kind %q", s.Kind), "write debian or oci")
 	}
+	if why := s.badPlatform(); why != "" {
+		return bad(why, "name linux platforms, each once and without a variant")
+	}
+	return nil
+}
+
+// badPlatform says what is wrong with the platforms, or "".
+func (s Spec) badPlatform() string {
 	seen := map[string]bool{}
 	for _, p := range s.Platforms {
 		if seen[p.String()] {
-			return bad("platform "+p.String()+" is named twice", "name it once")
+			return "platform " + p.String() + " is named twice"
 		}
 		seen[p.String()] = true
 		if p.OS != "linux" || (p.Variant != "" && s.Kind == KindDebian) {
-			return bad("no base for platform "+p.String(), "name a linux platform without a variant")
+			return "no base for platform " + p.String()
 		}
 	}
-	return nil
+	return ""
 }
 
 // request is what of the Spec decides the base's content: the lock keeps it, so

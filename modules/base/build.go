@@ -27,7 +27,10 @@ import (
 // when the code makes other bytes of the same packages.
 const layerFormat = 1
 
-const lockPoll = 200 * time.Millisecond
+const (
+	lockPoll  = 200 * time.Millisecond
+	abandoned = 24 * time.Hour
+)
 
 const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -149,6 +152,7 @@ func (b *Builder) make(ctx context.Context, spec Spec, lock *Lock) (r *Result, e
 	if err := os.MkdirAll(filepath.Join(b.CacheDir, "layers"), 0o755); err != nil {
 		return nil, b.cacheError(spec, err)
 	}
+	b.sweep()
 	tmp, err := os.MkdirTemp(b.CacheDir, ".build-*")
 	if err != nil {
 		return nil, b.cacheError(spec, err)
@@ -180,6 +184,19 @@ func (b *Builder) make(ctx context.Context, spec Spec, lock *Lock) (r *Result, e
 		return nil, b.cacheError(spec, err)
 	}
 	return r, nil
+}
+
+// sweep removes what killed builds left: nothing whole has such a name, and no
+// build takes that long.
+func (b *Builder) sweep() {
+	for _, pattern := range []string{".build-*", ".write-*", "layers/.layer-*", "layers/.write-*"} {
+		left, _ := filepath.Glob(filepath.Join(b.CacheDir, pattern)) // the patterns are well-formed
+		for _, p := range left {
+			if info, err := os.Stat(p); err == nil && time.Since(info.ModTime()) > abandoned {
+				_ = os.RemoveAll(p) // only space is at stake
+			}
+		}
+	}
 }
 
 func (b *Builder) cacheError(spec Spec, err error) error {

@@ -336,3 +336,39 @@ func TestLockIsHeldAgainstResult(t *testing.T) {
 	_, err = strict.Build(ctx, minimalSpec(), nil)
 	kindOf(t, err, artifact.KindFault, "base update tiny")
 }
+
+func TestSweep(t *testing.T) {
+	b := &Builder{CacheDir: t.TempDir()}
+	old, fresh := filepath.Join(b.CacheDir, ".build-old"), filepath.Join(b.CacheDir, ".build-new")
+	for _, dir := range []string{old, fresh} {
+		check(t, os.MkdirAll(filepath.Join(dir, "layout"), 0o755))
+	}
+	check(t, os.Chtimes(old, time.Time{}, time.Now().Add(-2*abandoned)))
+	b.sweep()
+	if _, err := os.Stat(old); !os.IsNotExist(err) {
+		t.Errorf("the old one: %v", err)
+	}
+	if _, err := os.Stat(fresh); err != nil {
+		t.Errorf("the fresh one: %v", err)
+	}
+}
+
+func TestSpecRefusals(t *testing.T) {
+	for name, spoil := range map[string]func(*Spec){
+		"no name":          func(s *Spec) { s.Name = "" },
+		"unknown kind":     func(s *Spec) { s.Kind = "alpine" },
+		"unknown variant":  func(s *Spec) { s.Variant = "huge" },
+		"image in debian":  func(s *Spec) { s.Image = "a@b" },
+		"no platform":      func(s *Spec) { s.Platforms = nil },
+		"platform twice":   func(s *Spec) { s.Platforms[1] = s.Platforms[0] },
+		"other system":     func(s *Spec) { s.Platforms[0].OS = "windows" },
+		"platform variant": func(s *Spec) { s.Platforms[0].Variant = "v7" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			spec := minimalSpec()
+			spoil(&spec)
+			_, err := (&Builder{}).Build(context.Background(), spec, nil)
+			kindOf(t, err, artifact.KindUsage, "tiny.yaml:1")
+		})
+	}
+}
