@@ -47,7 +47,7 @@ func (p *program) engineStatus(c *cli.Context, s settings) error {
 	if err != nil {
 		return err
 	}
-	st := engineState{Version: 1, Tier: probe.Tier, Directory: filepath.Join(s.Cache, "engine")}
+	st := engineState{Version: 1, Tier: probe.Tier, Directory: engine.StateDir(s.Cache)}
 	st.Bytes, st.Files = measure(st.Directory)
 	if s.JSON {
 		return printJSON(p.out, st)
@@ -60,9 +60,9 @@ func (p *program) enginePrune(c *cli.Context, s settings) error {
 	if err := noArguments(c); err != nil {
 		return err
 	}
-	dir := filepath.Join(s.Cache, "engine")
+	dir := engine.StateDir(s.Cache)
 	bytes, files := measure(dir)
-	if err := os.RemoveAll(dir); err != nil {
+	if err := engine.Prune(c.Context, s.Cache); err != nil {
 		return err
 	}
 	left, _ := measure(dir)
