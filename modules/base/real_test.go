@@ -46,8 +46,15 @@ func realBuilder(t *testing.T, store string) *Builder {
 			if client != nil {
 				return client, nil
 			}
+			// Not TempDir: without root, what steps made belongs to subordinate
+			// ids, and a few empty folders of it stay.
+			state, err := os.MkdirTemp("", "drydock-base-*")
+			if err != nil {
+				return nil, err
+			}
+			t.Cleanup(func() { _ = os.RemoveAll(state) })
 			e, err := engine.Connect(ctx, engine.Config{
-				Kind: engine.KindEmbedded, CacheDir: filepath.Join(dir, "cache"), Environ: os.Environ(), Gateway: gateway(t, set, dir),
+				Kind: engine.KindEmbedded, CacheDir: state, Environ: os.Environ(), Gateway: gateway(t, set, dir),
 			})
 			if err != nil {
 				return nil, err
