@@ -46,12 +46,8 @@ func Open(r io.ReaderAt, size int64) (*Package, error) {
 	if len(members) < 3 || members[0].name != "debian-binary" {
 		return nil, errors.New("not a Debian package: no debian-binary first")
 	}
-	version := make([]byte, min(members[0].size, 16))
-	if _, err := r.ReadAt(version, members[0].start); err != nil && err != io.EOF {
-		return nil, fmt.Errorf("reading debian-binary: %w", err)
-	}
-	if !strings.HasPrefix(string(version), "2.") {
-		return nil, fmt.Errorf("unknown package format %q", strings.TrimSpace(string(version)))
+	if err := checkFormat(r, members[0]); err != nil {
+		return nil, err
 	}
 	p := &Package{r: r, Control: map[string][]byte{}}
 	var control member
@@ -72,6 +68,18 @@ func Open(r io.ReaderAt, size int64) (*Package, error) {
 		return nil, fmt.Errorf("reading %s: %w", control.name, err)
 	}
 	return p, nil
+}
+
+// checkFormat refuses packages of another major format version.
+func checkFormat(r io.ReaderAt, m member) error {
+	version := make([]byte, min(m.size, 16))
+	if _, err := r.ReadAt(version, m.start); err != nil && err != io.EOF {
+		return fmt.Errorf("reading debian-binary: %w", err)
+	}
+	if !strings.HasPrefix(string(version), "2.") {
+		return fmt.Errorf("unknown package format %q", strings.TrimSpace(string(version)))
+	}
+	return nil
 }
 
 // list walks the ar headers (the common format; deb(5) uses no long names).
