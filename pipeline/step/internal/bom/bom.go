@@ -22,6 +22,8 @@ import (
 	"github.com/anchore/syft/syft/sbom"
 	"github.com/anchore/syft/syft/source"
 	"github.com/anchore/syft/syft/source/stereoscopesource"
+	// The driver RPM databases are read with: the one grype registers, never modernc.org/sqlite beside it.
+	_ "github.com/glebarez/go-sqlite"
 
 	"drydock/modules/artifact"
 	"drydock/modules/steprun/wire"
