@@ -147,7 +147,9 @@ func floorViolation(s source, room, imported string) string {
 		}
 		return ""
 	}
-	if other == room || floors[other] < floors[room] || floorExceptions[[2]string{room, other}] {
+	// A test may try its room on what a neighbour of its floor really makes.
+	neighbour := strings.HasSuffix(s.name, "_test.go") && floors[other] == floors[room]
+	if other == room || floors[other] < floors[room] || neighbour || floorExceptions[[2]string{room, other}] {
 		return ""
 	}
 	return fmt.Sprintf("%s (floor %d) may not import %s (floor %d)", room, floors[room], other, floors[other])

@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"fmt"
-	"runtime"
 	"strconv"
 
 	"dagger.io/dagger"
@@ -115,15 +114,5 @@ func daggerFault(err error) error {
 		Remedy: "check that the engine " + envRunnerHost + " or " + envSessionPort +
 			" names is running, or use the embedded engine (--engine embedded)",
 		Err: err,
-	}
-}
-
-// unsupported is the answer of the embedded engine where it cannot run.
-func unsupported() error {
-	return &artifact.Error{
-		Kind: artifact.KindUsage, Op: "starting the embedded engine", Place: runtime.GOOS,
-		Message: "it needs Linux (namespaces, overlay)",
-		Remedy: "run on Linux or in a Linux virtual machine, or name a Dagger Engine with " +
-			envRunnerHost + " and " + envCLIBin,
 	}
 }

@@ -2,7 +2,12 @@
 
 package engine
 
-import "context"
+import (
+	"context"
+	"runtime"
+
+	"drydock/modules/artifact"
+)
 
 func connectEmbedded(context.Context, Config) (*Engine, error) { return nil, unsupported() }
 
@@ -17,4 +22,14 @@ func Probe(context.Context) (Report, error) {
 		Name: "operating system", Detail: unsupported().Error(),
 		Remedy: "run drydock on Linux, or name a Dagger Engine",
 	}}}, nil
+}
+
+// unsupported is the answer of the embedded engine where it cannot run.
+func unsupported() error {
+	return &artifact.Error{
+		Kind: artifact.KindUsage, Op: "starting the embedded engine", Place: runtime.GOOS,
+		Message: "it needs Linux (namespaces, overlay)",
+		Remedy: "run on Linux or in a Linux virtual machine, or name a Dagger Engine with " +
+			envRunnerHost + " and " + envCLIBin,
+	}
 }

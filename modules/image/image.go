@@ -21,10 +21,10 @@ const (
 	// dockerfileName is what the rewritten Dockerfile is called in the context
 	// the engine sees; nothing else can have this name.
 	dockerfileName = ".drydock.Dockerfile"
-	// BuildArgEpoch and BuildArgName are the build arguments every build gets:
-	// the time it is to believe in and the name its materials are filed under.
+	// BuildArgEpoch is the build argument for the time a build is to believe in.
 	BuildArgEpoch = "SOURCE_DATE_EPOCH"
-	BuildArgName  = "DRYDOCK_BUILD"
+	// BuildArgName is the one for the name its materials are filed under.
+	BuildArgName = "DRYDOCK_BUILD"
 )
 
 // Source is one image to build for one platform.

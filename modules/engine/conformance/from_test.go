@@ -21,7 +21,7 @@ import (
 // gives the digest of its index.
 func publish(t *testing.T, repository string) string {
 	t.Helper()
-	index := v1.ImageIndex(mutate.IndexMediaType(empty.Index, types.OCIImageIndex))
+	index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
 	for _, arch := range []string{"amd64", "arm64"} {
 		layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return layerOf(t, "etc/arch", arch), nil })
 		if err != nil {

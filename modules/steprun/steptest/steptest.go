@@ -51,7 +51,7 @@ func Binary(t testing.TB) string {
 	defer func() { _ = lock.Unlock() }()
 	built := filepath.Join(dir, "drydock-step")
 	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", built, "drydock/pipeline/step")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	cmd.Env = append(cmd.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("building the step program: %v\n%s", err, out)
 	}
@@ -73,7 +73,7 @@ func Engine(t testing.TB) *engine.Engine {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	e, err := engine.Connect(ctx, engine.Config{Kind: engine.KindEmbedded, CacheDir: t.TempDir(), Environ: os.Environ()})
+	e, err := engine.Connect(ctx, engine.Config{Kind: engine.KindEmbedded, CacheDir: t.TempDir()})
 	if err != nil {
 		t.Skip("no engine runs here: " + err.Error())
 	}

@@ -31,7 +31,7 @@ func RemoveState(ctx context.Context, c ChildConfig) error {
 	if err != nil {
 		return err
 	}
-	defer unlock()
+	defer func() { _ = unlock() }()
 	if err := os.RemoveAll(root); !errors.Is(err, fs.ErrPermission) {
 		return err
 	}

@@ -266,6 +266,5 @@ func chownDirectory(ctx context.Context, c *call, d *directory) (any, error) {
 		return nil, err
 	}
 	at := d.within(c.str("path"))
-	part := &directory{state: d.state, path: at, platform: d.platform}
-	return d.at(d.state.File(llb.Copy(part.state, at, at, put{owner: who}.info(true)), llb.WithCustomName("chown "+at))), nil
+	return d.at(d.state.File(llb.Copy(d.state, at, at, put{owner: who}.info(true)), llb.WithCustomName("chown "+at))), nil
 }

@@ -74,13 +74,13 @@ func dockerBuild(ctx context.Context, k *call, d *directory) (any, error) {
 	return c, nil
 }
 
-func (k *call) dockerRequest(ctx context.Context, d *directory) (*dockerRequest, error) {
-	p, err := k.platformArg()
+func (c *call) dockerRequest(ctx context.Context, d *directory) (*dockerRequest, error) {
+	p, err := c.platformArg()
 	if err != nil {
 		return nil, err
 	}
 	req := &dockerRequest{
-		dir: d, dockerfile: path.Join("/", k.str("dockerfile")), platform: p,
+		dir: d, dockerfile: path.Join("/", c.str("dockerfile")), platform: p,
 		secrets: map[string][]byte{},
 		// the built-in frontend also where a Dockerfile's syntax line names
 		// another: steps may not bring a frontend of their own
@@ -90,10 +90,10 @@ func (k *call) dockerRequest(ctx context.Context, d *directory) (*dockerRequest,
 		req.dockerfile = "/Dockerfile"
 	}
 	req.opts["filename"] = strings.TrimPrefix(req.dockerfile, "/")
-	if target := k.str("target"); target != "" {
+	if target := c.str("target"); target != "" {
 		req.opts["target"] = target
 	}
-	argList, _ := k.args["buildArgs"].([]any)
+	argList, _ := c.args["buildArgs"].([]any)
 	for _, e := range argList {
 		m, _ := e.(map[string]any)
 		name, _ := m["name"].(string)
@@ -107,12 +107,12 @@ func (k *call) dockerRequest(ctx context.Context, d *directory) (*dockerRequest,
 			req.opts["build-arg:"+name] = value
 		}
 	}
-	secrets, err := objectArgs[*secret](ctx, k, "secrets")
+	secrets, err := objectArgs[*secret](ctx, c, "secrets")
 	if err != nil {
 		return nil, err
 	}
 	for _, s := range secrets {
-		value, err := k.secrets.GetSecret(ctx, s.id)
+		value, err := c.secrets.GetSecret(ctx, s.id)
 		if err != nil {
 			return nil, err
 		}

@@ -23,7 +23,7 @@ func newSum() hash.Hash { return sha256.New() }
 
 // asTarball makes the image and keeps it as a file of the engine.
 func asTarball(ctx context.Context, k *call, c *container) (any, error) {
-	variants, attrs, err := k.exportArgs(ctx, c)
+	variants, attrs, err := exportArgs(ctx, k, c)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +54,7 @@ func exportContainer(ctx context.Context, k *call, c *container) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	variants, attrs, err := k.exportArgs(ctx, c)
+	variants, attrs, err := exportArgs(ctx, k, c)
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +66,7 @@ func exportContainer(ctx context.Context, k *call, c *container) (any, error) {
 }
 
 // exportArgs are the containers of all platforms and the exporter's attributes.
-func (k *call) exportArgs(ctx context.Context, c *container) ([]*container, map[string]string, error) {
+func exportArgs(ctx context.Context, k *call, c *container) ([]*container, map[string]string, error) {
 	more, err := objectArgs[*container](ctx, k, "platformVariants")
 	if err != nil {
 		return nil, nil, err

@@ -167,7 +167,7 @@ func lsMode(h *tar.Header) string {
 		if h.Mode&bit == 0 {
 			continue
 		}
-		at, letter := 3+3*i, byte("sst"[i])
+		at, letter := 3+3*i, "sst"[i]
 		if out[at] != 'x' {
 			letter -= 'a' - 'A'
 		}
@@ -194,18 +194,40 @@ func nonRoot(img *Image) artifact.TestResult {
 
 func metadata(img *Image, m suite.Metadata) problems {
 	var p problems
+	metadataVariables(&p, img, m)
+	metadataLists(&p, img, m)
+	if m.Entrypoint != nil && !slices.Equal(*m.Entrypoint, img.Config.Entrypoint) {
+		p.add("entrypoint is %q, want %q", img.Config.Entrypoint, *m.Entrypoint)
+	}
+	if m.Cmd != nil && !slices.Equal(*m.Cmd, img.Config.Cmd) {
+		p.add("cmd is %q, want %q", img.Config.Cmd, *m.Cmd)
+	}
+	if m.Workdir != "" && m.Workdir != img.Config.Workdir {
+		p.add("workdir is %q, want %q", img.Config.Workdir, m.Workdir)
+	}
+	if m.User != "" && m.User != img.Config.User {
+		p.add("user is %q, want %q", img.Config.User, m.User)
+	}
+	return p
+}
+
+func metadataVariables(p *problems, img *Image, m suite.Metadata) {
 	env := map[string]string{}
 	for _, kv := range img.Config.Env {
 		k, v, _ := strings.Cut(kv, "=")
 		env[k] = v
 	}
-	keyValues(&p, "environment variable", env, m.EnvVars)
+	keyValues(p, "environment variable", env, m.EnvVars)
 	for _, kv := range m.UnboundEnvVars {
 		if v, ok := env[kv.Key]; ok {
 			p.add("environment variable %s is set to %q", kv.Key, v)
 		}
 	}
-	keyValues(&p, "label", img.Config.Labels, m.Labels)
+	keyValues(p, "label", img.Config.Labels, m.Labels)
+}
+
+// metadataLists checks ports and volumes.
+func metadataLists(p *problems, img *Image, m suite.Metadata) {
 	lists := []struct {
 		what       string
 		have, want []string
@@ -224,19 +246,6 @@ func metadata(img *Image, m suite.Metadata) problems {
 			}
 		}
 	}
-	if m.Entrypoint != nil && !slices.Equal(*m.Entrypoint, img.Config.Entrypoint) {
-		p.add("entrypoint is %q, want %q", img.Config.Entrypoint, *m.Entrypoint)
-	}
-	if m.Cmd != nil && !slices.Equal(*m.Cmd, img.Config.Cmd) {
-		p.add("cmd is %q, want %q", img.Config.Cmd, *m.Cmd)
-	}
-	if m.Workdir != "" && m.Workdir != img.Config.Workdir {
-		p.add("workdir is %q, want %q", img.Config.Workdir, m.Workdir)
-	}
-	if m.User != "" && m.User != img.Config.User {
-		p.add("user is %q, want %q", img.Config.User, m.User)
-	}
-	return p
 }
 
 func keyValues(p *problems, what string, have map[string]string, want []suite.KeyValue) {

@@ -66,17 +66,7 @@ func LookupUser(spec, passwd, group string) (User, error) {
 	}
 	groups := records(group, 4)
 	if hasGroup {
-		gid, err := strconv.Atoi(groupName)
-		for _, f := range groups {
-			if n, bad := strconv.Atoi(f[2]); f[0] == groupName && bad == nil {
-				gid, err = n, nil
-			}
-		}
-		if err != nil {
-			return User{}, fmt.Errorf("the image has no group %q in /etc/group", groupName)
-		}
-		u.GID = gid
-		return u, nil
+		return withGroup(u, groupName, groups)
 	}
 	for _, f := range groups {
 		gid, err := strconv.Atoi(f[2])
@@ -84,6 +74,21 @@ func LookupUser(spec, passwd, group string) (User, error) {
 			u.Groups = append(u.Groups, gid)
 		}
 	}
+	return u, nil
+}
+
+// withGroup gives a user the one group USER names for it.
+func withGroup(u User, groupName string, groups [][]string) (User, error) {
+	gid, err := strconv.Atoi(groupName)
+	for _, f := range groups {
+		if n, bad := strconv.Atoi(f[2]); f[0] == groupName && bad == nil {
+			gid, err = n, nil
+		}
+	}
+	if err != nil {
+		return User{}, fmt.Errorf("the image has no group %q in /etc/group", groupName)
+	}
+	u.GID = gid
 	return u, nil
 }
 

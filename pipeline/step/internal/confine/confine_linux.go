@@ -126,6 +126,11 @@ func readOnlyRoot(o Options) error {
 			return fmt.Errorf("remounting %s read-only: %w", m.point, err)
 		}
 	}
+	return emptyDirs(o, writable, empty)
+}
+
+// emptyDirs mounts an empty file system on every directory that stays writable.
+func emptyDirs(o Options, writable []string, empty map[string]bool) error {
 	var failed []error
 	for i, dir := range writable {
 		options := "mode=1777"
