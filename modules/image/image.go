@@ -38,6 +38,7 @@ type Source struct {
 	Platform   artifact.Platform
 	Epoch      int64             // seconds; every time in the result
 	BaseLayers []artifact.Digest // diff ids of the base's layers, kept as the bytes they are
+	Secrets    map[string]string // by the id RUN --mount=type=secret names; part of no layer and no key
 }
 
 // Built is one platform's archive, still in the engine, and what it holds.
@@ -104,6 +105,9 @@ func container(c *dagger.Client, s Source) *dagger.Container {
 	}
 	for _, k := range sortedKeys(s.Args) {
 		opts.BuildArgs = append(opts.BuildArgs, dagger.BuildArg{Name: k, Value: s.Args[k]})
+	}
+	for _, id := range sortedKeys(s.Secrets) {
+		opts.Secrets = append(opts.Secrets, c.SetSecret(id, s.Secrets[id]))
 	}
 	return dir.DockerBuild(opts)
 }

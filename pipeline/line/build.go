@@ -204,6 +204,12 @@ func (l *Line) build(ctx context.Context, n plan.Node, in run.Inputs) (any, erro
 	if err != nil {
 		return nil, err
 	}
+	var secrets map[string]string
+	if !e.Hermetic {
+		if text, secrets, err = l.withMirrors(ctx, img, text, refs, variant); err != nil {
+			return nil, err
+		}
+	}
 	b := &builtImage{Variant: variant, Platform: *n.Platform, Name: n.ID, Bases: bases}
 	var layers []artifact.Digest
 	for _, r := range bases {
@@ -215,7 +221,7 @@ func (l *Line) build(ctx context.Context, n plan.Node, in run.Inputs) (any, erro
 	l.mu.Unlock()
 	b.Built, err = image.Build(ctx, e.Client, step, image.Source{
 		Name: b.Name, ContextDir: filepath.Join(l.cfg.CatalogDir, img.ContextDir), Ignore: img.Ignore,
-		Dockerfile: text, Target: img.Target, Args: variant.Args, Platform: *n.Platform, Epoch: b.Epoch, BaseLayers: layers,
+		Dockerfile: text, Target: img.Target, Args: variant.Args, Platform: *n.Platform, Epoch: b.Epoch, BaseLayers: layers, Secrets: secrets,
 	})
 	if err != nil {
 		return nil, named(err, img)

@@ -87,10 +87,11 @@ func (l *Line) test(ctx context.Context, n plan.Node, in run.Inputs) (any, error
 	if err != nil {
 		return nil, err
 	}
-	client, err := l.client()
+	e, err := l.engine.get()
 	if err != nil {
 		return nil, err
 	}
+	client := e.Client
 	step, err := l.stepProg.get()
 	if err != nil {
 		return nil, err
@@ -99,6 +100,8 @@ func (l *Line) test(ctx context.Context, n plan.Node, in run.Inputs) (any, error
 	if err != nil {
 		return nil, err
 	}
+	// Where the engine gives steps a network, the init must leave it by itself.
+	spec.UnsafePrivileged = !e.Hermetic
 	native, err := client.DefaultPlatform(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("asking what the engine can execute: %w", err)

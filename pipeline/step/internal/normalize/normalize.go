@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -241,6 +242,10 @@ func (c *config) platform() artifact.Platform {
 	return artifact.Platform{OS: c.OS, Architecture: c.Architecture, Variant: c.Variant}
 }
 
+// stepCounter is how BuildKit numbers the instruction a layer came from
+// ("[stage-0 4/4] "): what it counts depends on the engine.
+var stepCounter = regexp.MustCompile(`^\[[a-zA-Z0-9_./@ -]*[0-9]+/[0-9]+\] `)
+
 // normalized is the configuration with one time and no trace of the builder.
 func (c *config) normalized(epoch time.Time) *config {
 	at := epoch.UTC().Format(time.RFC3339)
@@ -260,6 +265,7 @@ func (c *config) normalized(epoch time.Time) *config {
 	out.History = make([]history, 0, len(c.History))
 	for _, h := range c.History {
 		h.Created = at
+		h.CreatedBy = stepCounter.ReplaceAllString(h.CreatedBy, "")
 		if strings.HasPrefix(h.Comment, "buildkit.") {
 			h.Comment = ""
 		}
