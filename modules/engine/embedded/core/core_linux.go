@@ -21,7 +21,6 @@ import (
 	"github.com/moby/buildkit/solver"
 	"github.com/moby/buildkit/solver/bboltcachestorage"
 	"github.com/moby/buildkit/util/db/boltutil"
-	"github.com/moby/buildkit/util/entitlements"
 	"github.com/moby/buildkit/util/grpcerrors"
 	"github.com/moby/buildkit/worker"
 	"github.com/moby/buildkit/worker/base"
@@ -174,8 +173,6 @@ func newController(ctx context.Context, o Options, open *stack) (*control.Contro
 		HistoryConfig:             &config.HistoryConfig{MaxAge: config.Duration{Duration: 48 * time.Hour}, MaxEntries: &entries},
 		GarbageCollect:            w.GarbageCollect,
 		GracefulStop:              stopping,
-		// granted by the front for commands it is asked to run so, never to a Dockerfile
-		Entitlements: []string{entitlements.EntitlementSecurityInsecure.String()},
 	})
 	if err != nil {
 		return nil, nil, errors.Join(err, history.Close(), cacheStore.Close())

@@ -12,7 +12,6 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/continuity/fs"
 	bkexec "github.com/moby/buildkit/executor"
-	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/util/rootless/mountopts"
 	"github.com/moby/sys/user"
 	"github.com/moby/sys/userns"
@@ -70,7 +69,7 @@ func (s *step) prepare(ctx context.Context, root bkexec.Mount, mounts []bkexec.M
 		Root: rootfs, ReadOnly: root.Readonly || meta.ReadonlyRootFS, Hostname: hostname,
 		Args: meta.Args, Env: withHome(env, who.Home), Cwd: filepath.Clean("/" + meta.Cwd),
 		UID: uint32(who.Uid), GID: uint32(who.Gid), Groups: []uint32{uint32(who.Gid)},
-		Gateway: gateway, Privileged: meta.SecurityMode == pb.SecurityMode_INSECURE, Rlimits: rlimits(meta.Ulimit),
+		Gateway: gateway, Rlimits: rlimits(meta.Ulimit),
 	}
 	for _, g := range who.Sgids {
 		s.spec.Groups = append(s.spec.Groups, uint32(g))

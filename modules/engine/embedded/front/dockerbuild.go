@@ -145,7 +145,7 @@ func (s *Server) buildDockerfile(ctx context.Context, req *dockerRequest) (built
 	}
 	var out built
 	steps := map[digest.Digest]string{}
-	j := job{name: req.name, foreign: true, secrets: req.secrets, watch: func(st *client.SolveStatus) { noteSteps(steps, st) }}
+	j := job{name: req.name, secrets: req.secrets, watch: func(st *client.SolveStatus) { noteSteps(steps, st) }}
 	err = s.build(ctx, j, func(ctx context.Context, gw gateway.Client) (*gateway.Result, error) {
 		var err error
 		out, err = solveDockerfile(ctx, gw, req, inputs)

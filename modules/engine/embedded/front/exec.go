@@ -48,8 +48,8 @@ func (s *Server) output(ctx context.Context, c *container, name string) (string,
 // withExec is one command: a new root file system, new contents of the
 // writable mounts, and what it wrote.
 func withExec(_ context.Context, k *call, c *container) (any, error) {
-	if k.flag("experimentalPrivilegedNesting") {
-		return nil, notHere("a command with access to this API (experimentalPrivilegedNesting of Container.withExec)")
+	if k.flag("insecureRootCapabilities") || k.flag("experimentalPrivilegedNesting") {
+		return nil, notHere("a command with more privileges than its container (insecureRootCapabilities, experimentalPrivilegedNesting of Container.withExec)")
 	}
 	args, err := c.command(k)
 	if err != nil {
@@ -134,10 +134,6 @@ func (c *container) runOptions(k *call, args []string) ([]llb.RunOption, error) 
 	for _, pair := range c.image.Config.Env {
 		name, value, _ := strings.Cut(pair, "=")
 		opts = append(opts, llb.AddEnv(name, value))
-	}
-	if k.flag("insecureRootCapabilities") {
-		// every capability there is inside the step's own namespaces
-		opts = append(opts, llb.Security(llb.SecurityModeInsecure))
 	}
 	codes, err := validExitCodes(k.str("expect"))
 	if err != nil {

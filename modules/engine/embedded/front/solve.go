@@ -17,7 +17,6 @@ import (
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/session/filesync"
 	"github.com/moby/buildkit/session/secrets/secretsprovider"
-	"github.com/moby/buildkit/util/entitlements"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	fstypes "github.com/tonistiigi/fsutil/types"
 )
@@ -30,7 +29,6 @@ type job struct {
 	name    string // of the image build, for events
 	exports []client.ExportEntry
 	secrets map[string][]byte // beside the session's own
-	foreign bool              // what is built was written by others: a Dockerfile never gets privileges
 	watch   func(*client.SolveStatus)
 }
 
@@ -51,9 +49,6 @@ func (s *Server) build(ctx context.Context, j job, fn gateway.BuildFunc) error {
 			filesync.NewFSSyncProvider(s.host),
 			secretsprovider.NewSecretProvider(layeredSecrets{s.secrets, j.secrets}),
 		},
-	}
-	if !j.foreign {
-		opt.AllowedEntitlements = []string{entitlements.EntitlementSecurityInsecure.String()}
 	}
 	_, err := s.client.Build(ctx, opt, "drydock", fn, status)
 	wg.Wait()

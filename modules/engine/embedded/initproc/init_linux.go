@@ -137,13 +137,11 @@ func start(s Spec) (int, error) {
 
 func confinedStart(s Spec, path string, filter jail.Filter) (int, error) {
 	unix.Umask(0o022)
-	if !s.Privileged {
-		if err := filter.Install(); err != nil {
-			return 0, err
-		}
-		if err := jail.KeepCapabilities(jail.DefaultCapabilities); err != nil {
-			return 0, err
-		}
+	if err := filter.Install(); err != nil {
+		return 0, err
+	}
+	if err := jail.KeepCapabilities(jail.DefaultCapabilities); err != nil {
+		return 0, err
 	}
 	pid, err := syscall.ForkExec(path, s.Args, &syscall.ProcAttr{
 		Dir: s.Cwd, Env: s.Env, Files: []uintptr{0, 1, 2},

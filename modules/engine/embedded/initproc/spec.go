@@ -48,10 +48,6 @@ type Spec struct {
 	Groups   []uint32
 	Rlimits  []Rlimit
 	Gateway  bool // listen for the gateway
-
-	// Privileged keeps every capability the init has; they reach no further
-	// than the step's namespaces do.
-	Privileged bool
 }
 
 // Order is what the executor sends after the Spec.
