@@ -201,7 +201,7 @@ func Noop(ctx context.Context, o Options, state string) error {
 	}
 	defer os.RemoveAll(tmp)
 	bin := filepath.Join(tmp, "drydock")
-	if _, err := o.command(ctx, nil, "go", "build", "-trimpath", "-o", bin, "./pipeline"); err != nil {
+	if _, err := o.command(ctx, nil, "go", "build", "-o", bin, "./pipeline"); err != nil {
 		return err
 	}
 	args := []string{"run", "--state", state, "--out", filepath.Join(tmp, "out"), "--json", "--progress", "plain"}

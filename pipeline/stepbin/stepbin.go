@@ -117,7 +117,7 @@ func source(o Options) (string, error) {
 	return "", &artifact.Error{
 		Kind: artifact.KindUsage, Op: op,
 		Message: fmt.Sprintf("there is no %s for linux/%s beside the program and no source of Drydock to build it from", Name, o.Arch),
-		Remedy:  fmt.Sprintf("build it beside the program: CGO_ENABLED=0 GOOS=linux GOARCH=%s go build -trimpath -o %s ./%s", o.Arch, Name, program),
+		Remedy:  fmt.Sprintf("build it beside the program: CGO_ENABLED=0 GOOS=linux GOARCH=%s go build -o %s ./%s", o.Arch, Name, program),
 	}
 }
 
@@ -155,7 +155,7 @@ func build(ctx context.Context, o Options, root, built string) error {
 	if o.Progress != nil {
 		o.Progress("building the step program, once (a few minutes the first time)")
 	}
-	cmd := exec.CommandContext(ctx, gocmd, "build", "-trimpath", "-ldflags", "-s -w", "-o", tmp.Name(), "./"+program)
+	cmd := exec.CommandContext(ctx, gocmd, "build", "-ldflags", "-s -w", "-o", tmp.Name(), "./"+program)
 	cmd.Dir = root
 	cmd.Env = append(append([]string{}, o.Environ...), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+o.Arch, "GOWORK=off")
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }

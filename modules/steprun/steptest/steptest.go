@@ -50,7 +50,7 @@ func Binary(t testing.TB) string {
 	}
 	defer func() { _ = lock.Unlock() }()
 	built := filepath.Join(dir, "drydock-step")
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", built, "drydock/pipeline/step")
+	cmd := exec.Command("go", "build", "-ldflags", "-s -w", "-o", built, "drydock/pipeline/step")
 	cmd.Env = append(cmd.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("building the step program: %v\n%s", err, out)
