@@ -91,6 +91,11 @@ func fits(path, arch string) bool {
 		"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64, "riscv64": elf.EM_RISCV,
 		"ppc64le": elf.EM_PPC64, "s390x": elf.EM_S390, "386": elf.EM_386, "arm": elf.EM_ARM,
 	}
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_INTERP {
+			return false // it wants a dynamic linker, and its container is empty
+		}
+	}
 	return f.Machine == machines[arch]
 }
 
