@@ -307,6 +307,7 @@ func (b *Builder) layers(ctx context.Context, lock *Lock, t *LockedTarget, in fe
 			if err != nil {
 				return err
 			}
+			tree.Stop = func() error { return context.Cause(ctx) }
 			defer func() { err = errors.Join(err, tree.Close()) }()
 			if err := addToolchain(tree, in.toolchain, t.Toolchain); err != nil {
 				return err
@@ -327,12 +328,14 @@ func (b *Builder) writeSystem(ctx context.Context, out io.Writer, lock *Lock, t 
 		if err != nil {
 			return err
 		}
+		tree.Stop = func() error { return context.Cause(ctx) }
 		return errors.Join(tree.WriteTar(out, lock.Epoch), tree.Close(), source.Close())
 	}
 	tree, err := rootfs.New(tmp)
 	if err != nil {
 		return err
 	}
+	tree.Stop = func() error { return context.Cause(ctx) }
 	defer func() { err = errors.Join(err, tree.Close()) }()
 	if err := fillMinimal(tree, t.Platform, debs); err != nil {
 		return fmt.Errorf("building base %s for %s: %w", lock.Name, t.Platform, err)

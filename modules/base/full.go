@@ -70,7 +70,7 @@ func (b *Builder) configure(ctx context.Context, lock *Lock, t *LockedTarget, de
 		}
 	}
 	seed := filepath.Join(tmp, "seed-"+t.Platform.Architecture+".tar")
-	if err := writeSeed(seed, lock, t, debs, tmp); err != nil {
+	if err := writeSeed(ctx, seed, lock, t, debs, tmp); err != nil {
 		return nil, nil, err
 	}
 	client, err := b.Engine(ctx)
@@ -119,11 +119,12 @@ func lastLines(texts ...string) string {
 // packages beside it, and the script that configures them. It is an OCI
 // archive because that is the one form in which both owners and modes reach
 // every engine unchanged.
-func writeSeed(to string, lock *Lock, t *LockedTarget, debs []debFile, tmp string) (err error) {
+func writeSeed(ctx context.Context, to string, lock *Lock, t *LockedTarget, debs []debFile, tmp string) (err error) {
 	tree, err := rootfs.New(tmp)
 	if err != nil {
 		return err
 	}
+	tree.Stop = func() error { return context.Cause(ctx) }
 	defer func() { err = errors.Join(err, tree.Close()) }()
 	if err := seedTree(tree, lock, t, debs); err != nil {
 		return err

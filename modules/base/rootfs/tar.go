@@ -123,6 +123,9 @@ func (t *Tree) WriteTar(w io.Writer, epoch int64) error {
 	when := time.Unix(epoch, 0).UTC()
 	for _, p := range t.Paths() {
 		n := t.nodes[p]
+		if err := t.stopped(); err != nil {
+			return err
+		}
 		if err := writeNode(tw, p, n, when, first); err != nil {
 			return fmt.Errorf("writing %s: %w", p, err)
 		}

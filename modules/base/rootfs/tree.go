@@ -44,6 +44,10 @@ type Tree struct {
 	nodes map[string]*Node // by clean relative path; the root is not in it
 	spool *os.File
 	end   int64
+
+	// Stop, if not nil, is asked before every file that is stored or written;
+	// its error ends the work.
+	Stop func() error
 }
 
 // New makes an empty tree that keeps file contents in a temporary file in dir.
@@ -190,6 +194,9 @@ func (t *Tree) AddFile(p string, mode int64, uid, gid int, size int64, r io.Read
 }
 
 func (t *Tree) store(size int64, r io.Reader) (*content, error) {
+	if err := t.stopped(); err != nil {
+		return nil, err
+	}
 	w := io.NewOffsetWriter(t.spool, t.end)
 	n, err := io.Copy(w, io.LimitReader(r, size))
 	if err != nil {
@@ -201,6 +208,13 @@ func (t *Tree) store(size int64, r io.Reader) (*content, error) {
 	c := &content{src: t.spool, offset: t.end, size: size}
 	t.end += n
 	return c, nil
+}
+
+func (t *Tree) stopped() error {
+	if t.Stop == nil {
+		return nil
+	}
+	return t.Stop()
 }
 
 // put places a node, making missing folders. A folder where a symlink to a
