@@ -4,6 +4,7 @@ import (
 	"io/fs"
 	"net/url"
 	"path"
+	"regexp"
 	"slices"
 	"strconv"
 
@@ -102,6 +103,10 @@ func (l *loader) checkPlatforms(s source, ps []artifact.Platform) {
 		}
 	}
 }
+
+// userinfo is where a URL, even one that cannot be parsed, carries credentials:
+// errors end up in logs.
+var userinfo = regexp.MustCompile(`//[^/]*@`)
 
 // checkURL says what is wrong with a mirror's URL.
 func checkURL(s string) string {

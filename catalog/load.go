@@ -123,7 +123,7 @@ func (l *loader) loadMirrors() {
 		set.Auto = len(set.URLs) == 0
 		for _, u := range set.URLs {
 			if problem := checkURL(u); problem != "" {
-				l.fail(s.at(key), "%s: %s", u, problem).Remedy = "write auto, or the mirror's http or https URL without credentials (those belong in netrc, apt's auth.conf or npmrc)"
+				l.fail(s.at(key), "%s: %s", userinfo.ReplaceAllString(u, "//…@"), problem).Remedy = "write auto, or the mirror's http or https URL without credentials (those belong in netrc, apt's auth.conf or npmrc)"
 			}
 		}
 	}

@@ -178,6 +178,26 @@ func lookup(environ []string, name string) string {
 	return ""
 }
 
+// writable makes the reports' directory and tries it, before hours of work
+// turn out to have nowhere to go.
+func writable(dir string) error {
+	err := os.MkdirAll(dir, 0o755)
+	if err == nil {
+		var f *os.File
+		if f, err = os.CreateTemp(dir, ".drydock-"); err == nil {
+			_ = f.Close()
+			err = os.Remove(f.Name())
+		}
+	}
+	if err != nil {
+		return &artifact.Error{
+			Kind: artifact.KindUsage, Op: "making directory", Place: dir, Err: err,
+			Remedy: "give a directory you can write to with --out DIR",
+		}
+	}
+	return nil
+}
+
 // private makes a directory only its owner can enter.
 func private(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {

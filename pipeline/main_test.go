@@ -1,9 +1,9 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 
@@ -18,68 +18,107 @@ func TestMain(m *testing.M) {
 	if handled, code := engine.Child(os.Args); handled {
 		os.Exit(code)
 	}
-	testscript.Main(m, map[string]func(){"drydock": main})
+	testscript.Main(tidy{m}, map[string]func(){"drydock": main})
 }
 
-// TestScripts runs the end-to-end tests of the command line. Scripts whose name
-// begins with "build" make images and are left out by -short.
+// tidy removes what the tests that build share once all have run.
+type tidy struct{ m *testing.M }
+
+func (t tidy) Run() int {
+	code := t.m.Run()
+	leaveDock()
+	return code
+}
+
+// TestScripts runs the end-to-end tests of the command line that build nothing.
 func TestScripts(t *testing.T) {
+	testscript.Run(t, params(t, scripts(t, false), func(e *testscript.Env) error {
+		e.Setenv("DRYDOCK_STATE", filepath.Join(e.WorkDir, "state"))
+		return nil
+	}))
+}
+
+// TestBuildScripts runs those that make images: one after the other, with one
+// cache, so that mirrors, bases and the step program are fetched and built once.
+func TestBuildScripts(t *testing.T) {
+	d := openDock(t)
+	p := params(t, scripts(t, true), func(e *testscript.Env) error {
+		e.Setenv("DRYDOCK_CACHE", d.cache)
+		e.Setenv("DRYDOCK_DATA", filepath.Join(e.WorkDir, "data"))
+		e.Setenv("DRYDOCK_KEYS", filepath.Join(e.WorkDir, "keys"))
+		// The path of a unix socket has 108 bytes at most, and scripts lie deep.
+		e.Setenv("TMPDIR", os.TempDir())
+		return nil
+	})
+	testscript.RunT(inTurn{t}, p)
+}
+
+// inTurn is a testscript.T whose scripts do not run in parallel.
+type inTurn struct{ *testing.T }
+
+func (t inTurn) Parallel()     {}
+func (t inTurn) Verbose() bool { return testing.Verbose() }
+func (t inTurn) Run(name string, f func(testscript.T)) {
+	t.T.Run(name, func(t *testing.T) { f(inTurn{t}) })
+}
+
+// scripts lists those whose names begin with "build", or the others.
+func scripts(t *testing.T, build bool) []string {
+	all, err := filepath.Glob(filepath.Join("testdata", "script", "*.txt"))
+	if err != nil || len(all) == 0 {
+		t.Fatal("no scripts", err)
+	}
+	var out []string
+	for _, f := range all {
+		if strings.HasPrefix(filepath.Base(f), "build") == build {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+// params is how every script runs; setup adds to its environment.
+func params(t *testing.T, files []string, setup func(*testscript.Env) error) testscript.Params {
 	repo, err := filepath.Abs("..")
 	if err != nil {
 		t.Fatal(err)
 	}
-	testscript.Run(t, testscript.Params{
-		Dir:                 filepath.Join("testdata", "script"),
-		RequireExplicitExec: false,
-		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "sed": replaceIn},
+	client := clientEnviron(t)
+	return testscript.Params{
+		Files: files,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"exits": exits, "sed": replaceIn, "fixture": fixture, "commit": commit, "json": jsonIs, "setjson": setJSON,
+			"within": within, "server": server, "awaitfile": awaitFile, "pull": pull, "sametree": sameTree, "cut": cut,
+		},
 		Condition: func(cond string) (bool, error) {
-			if cond == "linux" {
-				return runtime.GOOS == "linux", nil
+			if cond == "vulndb" {
+				return vulnDB(repo) != "", nil
 			}
-			return false, nil
+			return false, fmt.Errorf("unknown condition %s", cond)
 		},
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("REPO", repo)
+			e.Setenv("VULNDB", vulnDB(repo))
 			e.Setenv("HOME", filepath.Join(e.WorkDir, "home"))
-			e.Setenv("DRYDOCK_STATE", filepath.Join(e.WorkDir, "state"))
 			for _, name := range []string{"GITLAB_CI", "TF_BUILD", "GITHUB_ACTIONS", "CI"} {
 				e.Setenv(name, "")
 			}
-			for _, name := range []string{"GOPROXY", "GOMODCACHE", "GOCACHE", "GOFLAGS", "npm_config_registry"} {
-				if v, ok := os.LookupEnv(name); ok {
-					e.Setenv(name, v)
-				}
+			e.Vars = append(e.Vars, client...)
+			e.Vars = append(e.Vars, gitEnviron...)
+			if err := setup(e); err != nil {
+				return err
 			}
 			return os.MkdirAll(filepath.Join(e.WorkDir, "home"), 0o755)
 		},
-	})
-}
-
-// exits runs drydock and asks for its very exit code: exits CODE ARGS...
-func exits(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) < 2 {
-		ts.Fatalf("usage: exits CODE COMMAND ARGS...")
-	}
-	want := args[0]
-	err := ts.Exec(args[1], args[2:]...)
-	got := "0"
-	if err != nil {
-		got = strings.TrimPrefix(err.Error(), "exit status ")
-	}
-	if got != want {
-		ts.Fatalf("exit code %s, want %s", got, want)
 	}
 }
 
-// replaceIn changes a file: sed OLD NEW FILE.
-func replaceIn(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 3 {
-		ts.Fatalf("usage: sed OLD NEW FILE")
+// vulnDB is the folder of a sample vulnerability database, "" when there is none.
+func vulnDB(repo string) string {
+	for _, dir := range []string{os.Getenv("DRYDOCK_TEST_VULNDB"), filepath.Join(repo, "..", "shared", "vulndb"), filepath.Join(repo, "..", "..", "shared", "vulndb")} {
+		if dir != "" && exists(filepath.Join(dir, "latest.json")) {
+			return dir
+		}
 	}
-	path := ts.MkAbs(args[2])
-	raw := ts.ReadFile(args[2])
-	if !strings.Contains(raw, args[0]) {
-		ts.Fatalf("%s does not contain %q", args[2], args[0])
-	}
-	ts.Check(os.WriteFile(path, []byte(strings.ReplaceAll(raw, args[0], args[1])), 0o644))
+	return ""
 }

@@ -56,6 +56,9 @@ func (s *session) runLine(c *cli.Context, o line.Options) (summary report.Summar
 	if err != nil {
 		return summary, err
 	}
+	if err := writable(s.Out); err != nil {
+		return summary, err
+	}
 	return s.line.Run(c.Context, pl, o)
 }
 

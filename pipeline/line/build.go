@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
+	"strings"
 
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 
@@ -224,7 +226,7 @@ func (l *Line) build(ctx context.Context, n plan.Node, in run.Inputs) (any, erro
 		Dockerfile: text, Target: img.Target, Args: variant.Args, Platform: *n.Platform, Epoch: b.Epoch, BaseLayers: layers, Secrets: secrets,
 	})
 	if err != nil {
-		return nil, named(err, img)
+		return nil, l.named(err, img)
 	}
 	box, err := l.gatewayBox.get()
 	if err != nil {
@@ -234,9 +236,34 @@ func (l *Line) build(ctx context.Context, n plan.Node, in run.Inputs) (any, erro
 	return b, nil
 }
 
-// named puts the path of the user's own Dockerfile into an error of its build.
-func named(err error, img *catalog.Image) error {
-	return &artifact.Error{Kind: kindOf(err), Op: "building", Place: img.DockerfilePath, Err: err}
+// named puts the user's own Dockerfile and its line into an error of its build:
+// the engine knows the file under another name.
+func (l *Line) named(err error, img *catalog.Image) error {
+	e := &artifact.Error{Kind: kindOf(err), Op: "building", Place: path.Join(l.cfg.Catalog.Name, img.DockerfilePath), Err: err}
+	var told interface{ Extensions() map[string]any }
+	var inner *artifact.Error
+	if !errors.As(err, &told) || !errors.As(err, &inner) || inner.Err == nil {
+		return e
+	}
+	place, _ := told.Extensions()["place"].(string)
+	_, line, ok := strings.Cut(place, ":")
+	if !ok {
+		return e
+	}
+	text := strings.Replace(inner.Err.Error(), place+": ", "", 1)
+	e.Place += ":" + line
+	e.Err = errors.New(text)
+	e.Remedy = "mend the Dockerfile at that line"
+	_, ran := told.Extensions()["exitCode"]
+	switch {
+	case strings.Contains(text, "by rule egress/"):
+		e.Kind, e.Remedy = artifact.KindUsage, "take it from a mirror, or make it part of the build context"
+	case ran: // the step itself failed, which may pass: a mirror that was busy
+		e.Remedy = "see the step's output; run again if a mirror was at fault, else mend the Dockerfile at that line"
+	default:
+		e.Kind = artifact.KindUsage
+	}
+	return e
 }
 
 func kindOf(err error) artifact.Kind {
