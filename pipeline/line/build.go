@@ -116,7 +116,7 @@ func (l *Line) lockAnew(ctx context.Context, b catalog.Base) (*base.Lock, error)
 	if err != nil {
 		return nil, err
 	}
-	l.note("base %s has no lock: resolved to the newest packages (commit one with drydock base update %s)", b.Name, b.Name)
+	l.driftNote(b.Name, "base %s has no lock: resolved to the newest packages (commit one with drydock base update %s)", b.Name, b.Name)
 	return base.Resolve(ctx, set, baseSpec(b))
 }
 
@@ -131,13 +131,13 @@ func (l *Line) recordDrift(b catalog.Base, res *base.Result) error {
 	if err := results.WriteFile(path, raw); err != nil {
 		return &artifact.Error{Kind: artifact.KindFault, Op: "writing lock", Place: path, Err: err, Remedy: "give a folder that can be written with --out"}
 	}
-	l.mu.Lock()
-	l.drifted[b.Name] = true
-	l.mu.Unlock()
 	for _, c := range res.Changed {
-		l.note("base %s: %s", b.Name, c)
+		l.driftNote(b.Name, "base %s: %s", b.Name, c)
 	}
-	l.note("base %s was resolved anew, its lock could not be served: see %s, and commit it with drydock base update %s", b.Name, path, b.Name)
+	l.driftNote(b.Name, "base %s was resolved anew, its lock could not be served: see %s, and commit it with drydock base update %s", b.Name, path, b.Name)
+	l.mu.Lock()
+	l.drifts[b.Name].Lock = raw
+	l.mu.Unlock()
 	return nil
 }
 

@@ -25,6 +25,7 @@ type finished struct {
 	Image      report.Image       `json:"image"`
 	StaticOnly *report.StaticOnly `json:"staticOnly,omitempty"`
 	Gate       *judgement         `json:"gate,omitempty"`
+	Notes      []string           `json:"notes,omitempty"` // of bases that are not what their locks say
 	Mirrors    []report.Mirror    `json:"mirrors,omitempty"`
 	Checked    time.Time          `json:"checked"` // when the vulnerability database was last looked for
 }

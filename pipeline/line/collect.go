@@ -116,10 +116,18 @@ func (l *Line) keep(part *part, c *collected, whole bool) error {
 			}
 		}
 	}
-	if !whole || !c.ok || part.key == "" || l.tainted(part.ID()) {
+	if !whole || !c.ok || part.key == "" {
 		return nil
 	}
-	f := finished{Image: c.image, StaticOnly: c.staticOnly, Gate: c.gate, Mirrors: c.mirrors, Checked: l.cfg.Now}
+	var notes []string
+	drifts := l.driftsOf(part.ID())
+	for _, base := range sortedIDs(drifts) {
+		notes = append(notes, drifts[base].Notes...)
+		if lock := drifts[base].Lock; lock != nil {
+			c.files[path.Join("locks", base+".json")] = lock
+		}
+	}
+	f := finished{Notes: notes, Image: c.image, StaticOnly: c.staticOnly, Gate: c.gate, Mirrors: c.mirrors, Checked: l.cfg.Now}
 	return l.results().Put(part.key, f, c.files, l.traces(part, c))
 }
 

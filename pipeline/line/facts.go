@@ -95,27 +95,27 @@ func (l *Line) usedMirrors(materials []artifact.Material) []report.Mirror {
 	return out
 }
 
-// tainted says that an image stands on a base that was not built as locked: its
-// result is not remembered, so that the next run says so again.
-func (l *Line) tainted(id string) bool {
+// driftsOf are the drifts of the bases an image stands on, by base.
+func (l *Line) driftsOf(id string) map[string]drift {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	out := map[string]drift{}
 	name, variant, _ := strings.Cut(id, ":")
 	img, ok := l.cfg.Catalog.Image(name)
 	if !ok {
-		return true
+		return out
 	}
 	for _, v := range img.Variants {
 		if v.Name != variant {
 			continue
 		}
 		for _, r := range v.Refs {
-			if l.drifted[r.Base] {
-				return true
+			if d := l.drifts[r.Base]; d != nil {
+				out[r.Base] = *d
 			}
 		}
 	}
-	return false
+	return out
 }
 
 // BaseInfo is a base of the catalog and what its lock pins.

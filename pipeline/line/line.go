@@ -72,7 +72,7 @@ type Line struct {
 	mu      sync.Mutex
 	closers []func() error
 	bases   map[string]*shared[baseReady]
-	drifted map[string]bool // bases that could not be built as locked
+	drifts  map[string]*drift // bases that could not be built as locked
 	notes   []string
 	logs    *changelogs
 	builds  map[string]string // build names to the images they belong to, for progress
@@ -92,7 +92,7 @@ func New(ctx context.Context, cfg Config) *Line {
 	if cfg.State == nil {
 		cfg.State = &changed.State{}
 	}
-	l := &Line{cfg: cfg, bases: map[string]*shared[baseReady]{}, builds: map[string]string{}, drifted: map[string]bool{}}
+	l := &Line{cfg: cfg, bases: map[string]*shared[baseReady]{}, builds: map[string]string{}, drifts: map[string]*drift{}}
 	l.ctx, l.stop = context.WithCancelCause(ctx)
 	l.mirrors = share(l.openMirrors)
 	l.engine = share(l.openEngine)
@@ -122,6 +122,26 @@ func (l *Line) onClose(f func() error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closers = append(l.closers, f)
+}
+
+// drift is why a base is not what its lock says: what the reader of every run
+// that stands on it must know, and the lock of what was built in its place.
+type drift struct {
+	Notes []string
+	Lock  []byte // nil where the base has no lock to differ from
+}
+
+// driftNote is a note about a base; it is told again by runs that find what was
+// built on it remembered.
+func (l *Line) driftNote(base, format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	l.mu.Lock()
+	if l.drifts[base] == nil {
+		l.drifts[base] = &drift{}
+	}
+	l.drifts[base].Notes = append(l.drifts[base].Notes, text)
+	l.mu.Unlock()
+	l.note("%s", text)
 }
 
 // note keeps something the reader of the whole run must know, and shows it.

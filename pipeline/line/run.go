@@ -80,6 +80,9 @@ func (l *Line) recall(p *plan.Plan, parts map[string]*part, fresh bool) error {
 			return &artifact.Error{Kind: artifact.KindFault, Op: "writing reports", Place: l.cfg.Out, Err: err, Remedy: "give a folder that can be written and has room with --out"}
 		}
 		part.finished = f
+		for _, n := range f.Notes {
+			l.note("%s", n)
+		}
 		l.cfg.Sink.Emit(progress.Event{Image: img.Image, Variant: img.Variant, Kind: progress.Cached, Text: f.Image.Subject.String()})
 	}
 	return nil
