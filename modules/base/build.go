@@ -110,10 +110,23 @@ func (b *Builder) Update(ctx context.Context, spec Spec, old *Lock) (*Result, er
 // record is what is kept beside a finished layout.
 type record struct {
 	Version   int                 `json:"version"`
+	Lock      artifact.Digest     `json:"lock"` // of the whole lock it was built from
 	Materials []artifact.Material `json:"materials"`
 }
 
-// cached finds a finished base by the lock's digest. A layout is renamed into
+// digestOf is the digest of everything a lock says.
+func digestOf(lock *Lock) (artifact.Digest, error) {
+	raw, err := lock.Marshal()
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(raw)
+	return artifact.Digest("sha256:" + hex.EncodeToString(sum[:])), nil
+}
+
+// cached finds a finished base by the lock's digest, if it was built from that
+// very lock: a digest alone would answer for packages it was never made of. A
+// layout is renamed into
 // its place when it is whole, so that it is there is all there is to check.
 func (b *Builder) cached(lock *Lock) *Result {
 	if lock.Digest == "" {
@@ -126,6 +139,9 @@ func (b *Builder) cached(lock *Lock) *Result {
 	var rec record
 	data, err := os.ReadFile(dir + ".json")
 	if err != nil || json.Unmarshal(data, &rec) != nil || rec.Version != 1 {
+		return nil
+	}
+	if whole, err := digestOf(lock); err != nil || rec.Lock != whole {
 		return nil
 	}
 	r := &Result{
@@ -231,7 +247,11 @@ func agree(lock *Lock, r *Result) error {
 // layout that is there has one.
 func (b *Builder) keep(from string, r *Result) error {
 	r.Layout = filepath.Join(b.CacheDir, r.Digest.Hex())
-	data, err := json.Marshal(record{Version: 1, Materials: r.Materials})
+	whole, err := digestOf(r.Lock)
+	if err != nil {
+		return err
+	}
+	data, err := json.Marshal(record{Version: 1, Lock: whole, Materials: r.Materials})
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"drydock/catalog"
@@ -188,6 +189,7 @@ func (l *Line) openGateway() (*gatewayBox, error) {
 	if err != nil {
 		return nil, err
 	}
+	sweepGateways(os.TempDir())
 	// Not below the cache: a unix socket's path has 108 bytes at most.
 	dir, err := os.MkdirTemp("", "drydock-gateway-")
 	if err != nil {
@@ -203,6 +205,23 @@ func (l *Line) openGateway() (*gatewayBox, error) {
 	go func() { _ = box.gateway.Serve(listener) }() // ends when the gateway closes
 	l.onClose(box.gateway.Close)
 	return box, nil
+}
+
+// sweepGateways removes the folders that runs which were killed left behind:
+// those with a socket nobody listens on.
+func sweepGateways(dir string) {
+	sockets, err := filepath.Glob(filepath.Join(dir, "drydock-gateway-*", "gateway.sock"))
+	if err != nil {
+		return
+	}
+	for _, s := range sockets {
+		c, err := net.DialTimeout("unix", s, time.Second)
+		if err == nil {
+			_ = c.Close()
+		} else if errors.Is(err, syscall.ECONNREFUSED) {
+			_ = os.RemoveAll(filepath.Dir(s)) // another user's stays
+		}
+	}
 }
 
 // basesRegistry serves base images to the engine, read-only on loopback.
