@@ -184,7 +184,7 @@ func hostile(t *testing.T, c *Child, root string) {
 		"mknod /tmp/disk b 254 0 2>/dev/null && dd if=/tmp/disk of=/dev/null count=1 2>/dev/null && echo BAD-disk",
 		"mknod /dev/disk b 254 0 2>/dev/null && dd if=/dev/disk of=/dev/null count=1 2>/dev/null && echo BAD-devdisk",
 		"mknod /tmp/zero c 1 5 2>/dev/null && dd if=/tmp/zero of=/dev/null count=1 2>/dev/null && echo BAD-device",
-		"ls /proc/self/fd | wc -l", // 0 1 2 and ls's own
+		"ls /proc/self/fd | wc -l | sed 's/^/fds /'", // 0 1 2 and ls's own
 		"kill -KILL 1; kill -TERM 1; sleep 0.2; echo alive",
 		"for p in /proc/[0-9]*; do cat $p/cmdline | tr '\\0' ' '; done",
 		"grep -E 'Cap(Eff|Bnd)|Seccomp:' /proc/self/status",
@@ -192,7 +192,7 @@ func hostile(t *testing.T, c *Child, root string) {
 		"env",
 	}, "\n")
 	out := do(t, c.Socket, task{Dir: root, Steps: []stepSpec{sh(script)}})
-	wantLogs(t, out, "\n4\n", "alive\n", "CapEff:\t00000000a80425fb", "CapBnd:\t00000000a80425fb", "Seccomp:\t2")
+	wantLogs(t, out, "fds 4\n", "alive\n", "CapEff:\t00000000a80425fb", "CapBnd:\t00000000a80425fb", "Seccomp:\t2")
 	t.Log(out.Logs)
 	for _, l := range strings.Split(out.Logs, "\n") {
 		if strings.HasPrefix(l, "BAD-") {
