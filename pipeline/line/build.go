@@ -184,11 +184,7 @@ func (l *Line) build(ctx context.Context, n plan.Node, in run.Inputs) (any, erro
 	if err != nil {
 		return nil, err
 	}
-	e, err := l.engine.get()
-	if err != nil {
-		return nil, err
-	}
-	step, err := l.stepProg.get()
+	e, step, err := l.worker()
 	if err != nil {
 		return nil, err
 	}

@@ -17,11 +17,7 @@ import (
 
 // database finds the vulnerability database to scan an image's packages with.
 func (l *Line) database(ctx context.Context, inv *inventory) (scan.DB, error) {
-	client, err := l.client()
-	if err != nil {
-		return scan.DB{}, err
-	}
-	step, err := l.stepProg.get()
+	e, step, err := l.worker()
 	if err != nil {
 		return scan.DB{}, err
 	}
@@ -36,7 +32,7 @@ func (l *Line) database(ctx context.Context, inv *inventory) (scan.DB, error) {
 	}
 	return scan.Resolver{
 		Setting: setting, Place: m.Place, CacheDir: l.cfg.Cache, GrypeCache: l.grypeCache(),
-		HTTP: &http.Client{Transport: viaMirror{set}}, Debian: l.changelogs(set), Client: client, StepBin: step,
+		HTTP: &http.Client{Transport: viaMirror{set}}, Debian: l.changelogs(set), Client: e.Client, StepBin: step,
 	}.Resolve(ctx, inv.Distro, inv.Sources)
 }
 

@@ -27,15 +27,11 @@ type inventory struct {
 // sbom catalogues one platform of an image.
 func (l *Line) sbom(ctx context.Context, n plan.Node, in run.Inputs) (any, error) {
 	b := run.Input[*builtImage](in)
-	client, err := l.client()
+	e, step, err := l.worker()
 	if err != nil {
 		return nil, err
 	}
-	step, err := l.stepProg.get()
-	if err != nil {
-		return nil, err
-	}
-	docs, err := sbom.Generate(ctx, client, step, b.Tar, sbom.Options{
+	docs, err := sbom.Generate(ctx, e.Client, step, b.Tar, sbom.Options{
 		Name: plan.Image{Image: n.Image, Variant: n.Variant}.ID(), Epoch: b.Epoch,
 	})
 	if err != nil {
@@ -54,11 +50,7 @@ type scanned struct {
 // scan holds one platform's packages against a vulnerability database.
 func (l *Line) scan(ctx context.Context, _ plan.Node, in run.Inputs) (any, error) {
 	inv := run.Input[*inventory](in)
-	client, err := l.client()
-	if err != nil {
-		return nil, err
-	}
-	step, err := l.stepProg.get()
+	e, step, err := l.worker()
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +58,7 @@ func (l *Line) scan(ctx context.Context, _ plan.Node, in run.Inputs) (any, error
 	if err != nil {
 		return nil, err
 	}
-	report, err := scan.Run(ctx, client, step, inv.Syft, db)
+	report, err := scan.Run(ctx, e.Client, step, inv.Syft, db)
 	if err != nil {
 		return nil, err
 	}
@@ -87,12 +79,7 @@ func (l *Line) test(ctx context.Context, n plan.Node, in run.Inputs) (any, error
 	if err != nil {
 		return nil, err
 	}
-	e, err := l.engine.get()
-	if err != nil {
-		return nil, err
-	}
-	client := e.Client
-	step, err := l.stepProg.get()
+	e, step, err := l.worker()
 	if err != nil {
 		return nil, err
 	}
@@ -102,14 +89,14 @@ func (l *Line) test(ctx context.Context, n plan.Node, in run.Inputs) (any, error
 	}
 	// Where the engine gives steps a network, the init must leave it by itself.
 	spec.UnsafePrivileged = !e.Hermetic
-	native, err := client.DefaultPlatform(ctx)
+	native, err := e.Client.DefaultPlatform(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("asking what the engine can execute: %w", err)
 	}
 	if string(native) != b.Platform.String() {
 		spec.StaticOnly = fmt.Sprintf("the engine executes %s and cannot execute %s", native, b.Platform)
 	}
-	report, err := sandbox.Test(ctx, client, step, b.Tar, spec, b.Platform)
+	report, err := sandbox.Test(ctx, e.Client, step, b.Tar, spec, b.Platform)
 	if err != nil {
 		return nil, err
 	}

@@ -283,6 +283,16 @@ func (l *Line) openEngine() (*engine.Engine, error) {
 	return e, nil
 }
 
+// worker is what every step of our own needs: the engine and the step program.
+func (l *Line) worker() (*engine.Engine, string, error) {
+	e, err := l.engine.get()
+	if err != nil {
+		return nil, "", err
+	}
+	step, err := l.stepProg.get()
+	return e, step, err
+}
+
 // client is what modules talk to the engine with.
 func (l *Line) client() (*dagger.Client, error) {
 	e, err := l.engine.get()

@@ -11,9 +11,8 @@ import (
 	"drydock/pipeline/run"
 )
 
-// verbs that run a part of the line get the verdict of that part's own rules.
-
-// judgePart asks the next stage's rules about what a partial run found out.
+// judgePart asks the next stage's rules about what a partial run found out: verbs
+// that run a part of the line get the verdict of that part's own rules.
 func (l *Line) judgePart(kinds []plan.Kind, img plan.Image, own []run.Outcome) artifact.Verdict {
 	pol, _, ok := l.nextPolicy()
 	in := policy.Input{
