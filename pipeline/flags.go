@@ -22,6 +22,7 @@ type settings struct {
 	Progress string   `json:"progress"`
 	JSON     bool     `json:"json"`
 	Engine   string   `json:"engine"`
+	Tier     string   `json:"tier"` // of the embedded engine: auto, T1 or T2
 	Trigger  string   `json:"trigger"`
 	Changed  string   `json:"changed"` // "" all, "auto", or a revision
 	FailFast bool     `json:"failFast"`
@@ -69,6 +70,7 @@ func imageFlags() []cli.Flag {
 func engineFlags() []cli.Flag {
 	return append(imageFlags(),
 		str("engine", "auto", "what executes the steps: auto, embedded or dagger"),
+		str("tier", "auto", "how the embedded engine isolates steps: auto (the best this host gives), T1 or T2"),
 		boolean("fail-fast", "stop everything at the first failure"),
 		boolean("locked", "refuse (exit 3) when a base's lock can no longer be served, instead of resolving anew"),
 		&cli.IntFlag{Name: "jobs", Usage: "tasks at once (0: twice the processors)", EnvVars: env("jobs")},
@@ -81,7 +83,7 @@ func readSettings(c *cli.Context, environ []string) (settings, error) {
 		Catalog: c.String("catalog"), Out: c.String("out"),
 		Cache: c.String("cache"), Data: c.String("data"), Keys: c.String("keys"),
 		Images: append([]string{}, c.StringSlice("image")...), Progress: c.String("progress"), JSON: c.Bool("json"),
-		Engine: c.String("engine"), Trigger: c.String("trigger"), Changed: c.String("changed"),
+		Engine: c.String("engine"), Tier: c.String("tier"), Trigger: c.String("trigger"), Changed: c.String("changed"),
 		FailFast: c.Bool("fail-fast"), Locked: c.Bool("locked"), Jobs: c.Int("jobs"),
 	}
 	if err := s.setDirs(c.String("state"), environ); err != nil {
@@ -94,6 +96,7 @@ func (s *settings) check() error {
 	for _, choice := range []struct{ flag, value, allowed string }{
 		{"progress", s.Progress, "auto tty plain json"},
 		{"engine", s.Engine, " auto embedded dagger"},
+		{"tier", s.Tier, " auto T1 T2"},
 		{"trigger", s.Trigger, " local change-request branch tag schedule"},
 	} {
 		ok := false

@@ -32,7 +32,12 @@ func connectEmbedded(ctx context.Context, cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
+	tier := cfg.Tier
+	if tier == TierAuto {
+		tier = ""
+	}
 	child, err := core.StartChild(ctx, core.ChildConfig{
+		Tier:    tier,
 		Program: cfg.Program, Root: filepath.Join(cfg.CacheDir, "engine"),
 		GatewaySocket: cfg.Gateway, ImagesAddr: cfg.Images, Environ: cfg.Environ, Log: cfg.Log,
 	})

@@ -23,6 +23,9 @@ const (
 	KindDagger   = "dagger"   // a Dagger Engine
 )
 
+// TierAuto takes the best tier this host gives.
+const TierAuto = "auto"
+
 // BaseHost is the host name under which the embedded engine knows base images.
 // It resolves it to Config.Images, so that references, and with them cache
 // keys, stay the same whatever port the images are served on.
@@ -36,6 +39,7 @@ type Config struct {
 	Gateway  string   // path of the gateway's unix socket; "" = steps have no network at all
 	Images   string   // host:port of the loopback OCI registry that serves bases (plain HTTP)
 	Program  string   // executable re-executed as engine child; "" = os.Executable
+	Tier     string   // how the embedded engine isolates steps: TierAuto (also ""), "T1" or "T2"; refused when it cannot be had
 	Environ  []string // the environment the choice of engine reads; the embedded engine gets none of it
 	Workdir  string   // what relative host paths are relative to; "" = the process's working directory
 

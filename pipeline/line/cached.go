@@ -53,7 +53,7 @@ func (l *Line) fingerprint(p plan.Image, seen map[string]bool) (artifact.Digest,
 	}
 	seen[p.ID()] = true
 	k := results.NewKey("image/v1").
-		Text("id", p.ID()).Text("version", l.cfg.Version).Text("engine", l.cfg.Engine).
+		Text("id", p.ID()).Text("version", l.cfg.Version).Text("engine", l.cfg.Engine).Text("tier", l.cfg.Tier).
 		Text("program", l.programID()).
 		JSON("image", img).JSON("args", variant.Args).JSON("platforms", p.Platforms).
 		JSON("stages", p.Stages).Text("held", p.Held).

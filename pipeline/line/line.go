@@ -41,6 +41,7 @@ type Config struct {
 	Cache, Data, Keys, Out string
 
 	Engine   string // auto, embedded or dagger
+	Tier     string // of the embedded engine: auto (also ""), T1 or T2
 	Locked   bool
 	FailFast bool
 	Jobs     int // tasks at once; 0 is twice the processors
@@ -271,7 +272,7 @@ func (l *Line) openEngine() (*engine.Engine, error) {
 	}
 	e, err := engine.Connect(l.ctx, engine.Config{
 		Kind: l.cfg.Engine, CacheDir: l.cfg.Cache, Gateway: box.socket, Images: bases.address,
-		Environ: l.cfg.Environ, Log: l.cfg.Log, Progress: l.engineEvent,
+		Environ: l.cfg.Environ, Log: l.cfg.Log, Progress: l.engineEvent, Tier: l.cfg.Tier,
 	})
 	if err != nil {
 		return nil, err

@@ -38,6 +38,8 @@ type childConfig struct {
 	ImagesAddr    string
 	LockWait      time.Duration
 	Owner         int
+	Tier          string
+	LandlockABI   int
 }
 
 // ready is what the engine child says once, on descriptor 3.
@@ -74,8 +76,9 @@ func (w *wireError) error() error {
 
 // StartChild starts the engine in a child process and waits until it serves.
 // ctx covers the start only. As root the child stays in the first user
-// namespace; where that is refused it gets one of its own, and which of the
-// two works is tried, never guessed from the user id.
+// namespace; where that is refused it gets one of its own; where the kernel
+// gives neither it stays where we are. Which of them works is tried, never
+// guessed from the user id.
 func StartChild(ctx context.Context, c ChildConfig) (*Child, error) {
 	root, err := filepath.Abs(c.Root)
 	if err != nil {
@@ -85,17 +88,52 @@ func StartChild(ctx context.Context, c ChildConfig) (*Child, error) {
 	if err := os.MkdirAll(filepath.Join(root, "tmp"), 0o700); err != nil {
 		return nil, &artifact.Error{Kind: artifact.KindFault, Op: "starting the engine", Place: root, Err: err}
 	}
-	child, err := startIn(ctx, c, modeRoot)
-	if refused(err) {
-		child, err = startIn(ctx, c, modeRootless)
+	modes, err := modesOf(c.Tier)
+	if err != nil {
+		return nil, err
 	}
-	if refused(err) {
-		err = &artifact.Error{
-			Kind: artifact.KindFault, Op: "starting the engine", Err: err,
-			Message: "this host gives no namespaces", Remedy: "drydock doctor names the setting that is missing",
+	var child *Child
+	var said []error
+	for _, mode := range modes {
+		child, err = startIn(ctx, c, mode)
+		if !refused(err) {
+			return child, err
 		}
+		said = append(said, err)
 	}
-	return child, err
+	e := &artifact.Error{
+		Kind: artifact.KindFault, Op: "starting the engine", Err: errors.Join(said...),
+		Message: "this host gives no namespaces", Remedy: "drydock doctor names the setting that is missing",
+	}
+	if c.Tier != "" {
+		e.Place, e.Message = c.Tier, "this tier was asked for and cannot be had here"
+		e.Remedy = "take the best tier there is by asking for none; " + e.Remedy
+	}
+	return nil, e
+}
+
+// modesOf lists what is tried for a tier, best first.
+func modesOf(tier string) ([]string, error) {
+	switch tier {
+	case "":
+		return []string{modeRoot, modeRootless, modeContainer}, nil
+	case TierNamespaces:
+		return []string{modeRoot, modeRootless}, nil
+	case TierContainer:
+		return []string{modeContainer}, nil
+	}
+	return nil, &artifact.Error{
+		Kind: artifact.KindUsage, Op: "choosing the engine's tier", Place: tier,
+		Message: "no such tier", Remedy: "ask for T1 or T2, or for none and get the best there is",
+	}
+}
+
+// tierOf is the tier of a mode.
+func tierOf(mode string) string {
+	if mode == modeContainer {
+		return TierContainer
+	}
+	return TierNamespaces
 }
 
 // listen makes the child's socket, in the state directory when its path is
@@ -162,6 +200,7 @@ func startIn(ctx context.Context, c ChildConfig, mode string) (_ *Child, err err
 	defer w.Close()
 	config, err := json.Marshal(childConfig{
 		Root: c.Root, GatewaySocket: c.GatewaySocket, ImagesAddr: c.ImagesAddr, LockWait: c.LockWait, Owner: os.Getpid(),
+		Tier: tierOf(mode), LandlockABI: c.LandlockABI,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("starting the engine: %w", err)
@@ -179,7 +218,7 @@ func startIn(ctx context.Context, c ChildConfig, mode string) (_ *Child, err err
 		return nil, err
 	}
 	child := watch(cmd, lifeline, sp)
-	child.Socket, child.Tier, child.Mode = socket, TierNamespaces, mode
+	child.Socket, child.Tier, child.Mode = socket, tierOf(mode), mode
 	stop := child.stop
 	child.stop = func() error { defer remove(); return stop() }
 	if err := awaitReady(ctx, r, c, mode, child.Done, log); err != nil {

@@ -103,7 +103,7 @@ func engineMain(in *bufio.Reader, out *os.File, serve Serve) error {
 	if err := json.Unmarshal(line, &c); err != nil {
 		return fmt.Errorf("reading the configuration: %w", err)
 	}
-	if err := ownMounts(); err != nil {
+	if err := prepareProcess(c.Tier); err != nil {
 		say(ready{Error: toWire(err), Mode: true})
 		return err
 	}
@@ -117,6 +117,7 @@ func engineMain(in *bufio.Reader, out *os.File, serve Serve) error {
 	core, err := New(ctx, Options{
 		Root: c.Root, GatewaySocket: c.GatewaySocket, ImagesAddr: c.ImagesAddr,
 		LockWait: c.LockWait, Owner: c.Owner, Log: os.Stderr,
+		Tier: c.Tier, LandlockABI: c.LandlockABI,
 	})
 	if err != nil {
 		say(ready{Error: toWire(err)})
@@ -135,6 +136,14 @@ func engineMain(in *bufio.Reader, out *os.File, serve Serve) error {
 		err = nil // it was asked to end
 	}
 	return errors.Join(err, core.Close())
+}
+
+// prepareProcess makes this process what an engine of the tier is.
+func prepareProcess(tier string) error {
+	if tier == TierContainer {
+		return containerProcess()
+	}
+	return ownMounts()
 }
 
 // ownMounts makes the mount namespace ours: nothing mounted in it is seen

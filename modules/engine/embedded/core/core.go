@@ -15,14 +15,19 @@ import (
 	"time"
 
 	"github.com/moby/buildkit/client"
+
+	"drydock/modules/engine/embedded/executor"
 )
 
 // BaseHost is the registry host that stands for Options.ImagesAddr: references
 // to it stay the same whatever port the loopback registry got.
 const BaseHost = "base.drydock.internal"
 
-// TierNamespaces is the tier T1: every step in namespaces of its own.
-const TierNamespaces = "T1"
+// The tiers: how steps are kept apart from the engine and the host.
+const (
+	TierNamespaces = executor.TierNamespaces // T1: every step in namespaces of its own
+	TierContainer  = executor.TierContainer  // T2: an ordinary container as root, where the kernel gives neither namespaces nor mounts
+)
 
 // Options says where the engine keeps its state and what it may reach.
 type Options struct {
@@ -37,6 +42,11 @@ type Options struct {
 	// LockWait is how long to wait for another engine to leave Root before
 	// giving up; 0 is ten seconds.
 	LockWait time.Duration
+	// Tier is how steps are run: TierNamespaces (also "") or TierContainer.
+	Tier string
+	// LandlockABI caps what the steps of TierContainer use of Landlock, for
+	// tests: 0 uses all the kernel has, a negative number none.
+	LandlockABI int
 	// Owner is the process id that a competing engine is told; 0 is this one.
 	Owner int
 	// Log receives the engine's own log; nil discards it.
@@ -69,6 +79,10 @@ type ChildConfig struct {
 	// Root, GatewaySocket, ImagesAddr and LockWait are as in Options.
 	Root, GatewaySocket, ImagesAddr string
 	LockWait                        time.Duration
+	// Tier forces a tier; "" takes the best this host gives.
+	Tier string
+	// LandlockABI is as in Options.
+	LandlockABI int
 	// Environ is the caller's environment. Nothing of it reaches the child;
 	// its PATH is where newuidmap is looked for.
 	Environ []string
@@ -81,7 +95,7 @@ type ChildConfig struct {
 type Child struct {
 	Socket string          // unix socket on which the child serves
 	Tier   string          // the tier it runs steps in
-	Mode   string          // "root" (identity map) or "rootless" (user namespace)
+	Mode   string          // "root" (identity map), "rootless" (user namespace) or "container" (no namespaces)
 	Done   <-chan struct{} // closed when the child has ended
 
 	stop func() error
@@ -104,7 +118,7 @@ type Finding struct {
 
 // Report is what Probe found.
 type Report struct {
-	Tier     string // "T1", or "" when no tier can run
-	Mode     string // "root" or "rootless"
+	Tier     string // "T1", "T2", or "" when no tier can run
+	Mode     string // "root", "rootless" or "container"
 	Findings []Finding
 }

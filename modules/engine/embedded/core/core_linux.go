@@ -71,7 +71,7 @@ func New(ctx context.Context, o Options) (_ *Core, err error) {
 
 	place := o.Root
 	inner := o
-	inner.Root = filepath.Join(place, stateName())
+	inner.Root = filepath.Join(place, stateName(o.Tier))
 	if err := os.MkdirAll(inner.Root, 0o700); err != nil {
 		return nil, &artifact.Error{Kind: artifact.KindFault, Op: "opening the engine's state", Place: place, Err: err}
 	}
@@ -107,23 +107,28 @@ func removeRemedy(root string) string {
 	return "if it does not go away, remove " + root + ": it is a cache"
 }
 
-// stateName is the part of the state directory for this user namespace. Files
-// of layers have the ids the namespace maps theirs to, so what one wrote has
-// wrong owners in another.
-func stateName() string {
+// stateName is the part of the state directory for this tier and user
+// namespace. Files of layers have the ids the namespace maps theirs to, so what
+// one wrote has wrong owners in another; and a tier without mounts keeps layers
+// in another form.
+func stateName(tier string) string {
+	name := "state"
+	if tier == TierContainer {
+		name = "state-container"
+	}
 	var maps []byte
 	for _, f := range []string{"/proc/self/uid_map", "/proc/self/gid_map"} {
 		b, err := os.ReadFile(f)
 		if err != nil {
-			return "state"
+			return name
 		}
 		maps = append(maps, b...)
 	}
 	if !userns.RunningInUserNS() {
-		return "state"
+		return name
 	}
 	sum := sha256.Sum256(maps)
-	return "state-" + hex.EncodeToString(sum[:4])
+	return name + "-" + hex.EncodeToString(sum[:4])
 }
 
 // clearTemporary removes what a killed engine left in its TMPDIR.

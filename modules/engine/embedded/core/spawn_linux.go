@@ -27,11 +27,13 @@ const (
 	argProbe  = "__drydock-probe"
 	argRemove = "__drydock-remove"
 	argAgain  = "again"
+	argHere   = "here" // in the namespaces of the parent
 )
 
 const (
-	modeRoot     = "root"
-	modeRootless = "rootless"
+	modeRoot      = "root"
+	modeRootless  = "rootless"
+	modeContainer = "container" // no namespaces at all
 )
 
 // neededIDs is how many subordinate ids let an image have its nobody (65534).
@@ -40,7 +42,7 @@ const neededIDs = 65534
 // childPath is all the environment a child has but for TMPDIR.
 const childPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// spawn is a child in namespaces of its own.
+// spawn is a child in namespaces of its own, but for modeContainer.
 type spawn struct {
 	program string
 	arg     string
@@ -66,8 +68,12 @@ func (s spawn) start(ctx context.Context, sp *jail.Spawner, config []byte) (*exe
 		Stdin: r, Stdout: s.stderr, Stderr: s.stderr, ExtraFiles: s.files,
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true, Cloneflags: s.flags},
 	}
-	if s.mode == modeRootless {
+	switch s.mode {
+	case modeRootless:
 		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
+	case modeContainer:
+		cmd.SysProcAttr.Cloneflags = 0
+		cmd.Args = append(cmd.Args, argHere)
 	}
 	if err := sp.Start(cmd); err != nil {
 		w.Close()

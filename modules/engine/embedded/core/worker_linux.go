@@ -95,7 +95,9 @@ func (w *boundWorker) Close() error {
 }
 
 func newWorker(ctx context.Context, o Options, open *stack) (*boundWorker, error) {
-	exec, err := executor.New(executor.Options{Root: filepath.Join(o.Root, "steps"), GatewaySocket: o.GatewaySocket})
+	exec, err := executor.New(executor.Options{
+		Root: filepath.Join(o.Root, "steps"), GatewaySocket: o.GatewaySocket, Tier: o.Tier, LandlockABI: o.LandlockABI,
+	})
 	if err != nil {
 		return nil, err
 	}

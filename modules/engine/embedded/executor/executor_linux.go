@@ -21,6 +21,7 @@ import (
 	"github.com/moby/buildkit/util/archutil"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"drydock/modules/artifact"
 	"drydock/modules/engine/embedded/initproc"
 	"drydock/modules/jail"
 )
@@ -36,6 +37,10 @@ const (
 type Options struct {
 	Root          string // directory of running steps
 	GatewaySocket string // "" leaves steps with loopback only
+	Tier          string // TierNamespaces (also "") or TierContainer
+	// LandlockABI caps what steps of TierContainer use of Landlock, for tests:
+	// 0 uses all the kernel has, a negative number none.
+	LandlockABI int
 }
 
 // Executor runs steps.
@@ -55,6 +60,13 @@ var _ bkexec.Executor = (*Executor)(nil)
 
 // New prepares Root, clearing what a killed engine left in it.
 func New(opt Options) (*Executor, error) {
+	if opt.Tier == TierContainer {
+		return nil, &artifact.Error{
+			Kind: artifact.KindFault, Op: "starting the engine",
+			Message: "this version does not run steps without namespaces",
+			Remedy:  "allow user namespaces: drydock doctor names the setting that is missing",
+		}
+	}
 	if err := os.RemoveAll(opt.Root); err != nil {
 		return nil, fmt.Errorf("clearing old steps: %w", err)
 	}
