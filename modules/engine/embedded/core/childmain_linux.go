@@ -14,7 +14,6 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
-	"drydock/modules/engine/embedded/initproc"
 	"drydock/modules/jail"
 )
 
@@ -23,16 +22,13 @@ const (
 	fdListener = 4
 )
 
-// ChildMain runs this process as the engine child, as a step's init or as a
-// probe when its arguments (os.Args) say so. main calls it before anything
+// ChildMain runs this process as the engine child or as a probe when its arguments (os.Args) say so. main calls it before anything
 // else and exits with the code when it was handled.
 func ChildMain(args []string, serve Serve) (handled bool, exit int) {
 	if len(args) < 2 {
 		return false, 0
 	}
 	switch args[1] {
-	case initproc.Arg:
-		return true, initproc.Main()
 	case argEngine, argProbe, argRemove:
 	default:
 		return false, 0

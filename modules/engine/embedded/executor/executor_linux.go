@@ -22,6 +22,7 @@ import (
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"drydock/modules/artifact"
+	"drydock/modules/engine/embedded/initbin"
 	"drydock/modules/engine/embedded/initproc"
 	"drydock/modules/jail"
 )
@@ -47,6 +48,9 @@ type Options struct {
 type Executor struct {
 	opt     Options
 	spawner *jail.Spawner
+	init    string      // path of the step init
+	memory  *os.File    // what that path leads to, when it is in memory
+	filter  jail.Filter // of every command
 }
 
 // Vertex is the build step a process belongs to.
@@ -73,12 +77,28 @@ func New(opt Options) (*Executor, error) {
 	if err := os.MkdirAll(opt.Root, 0o700); err != nil {
 		return nil, fmt.Errorf("preparing for steps: %w", err)
 	}
+	e := &Executor{opt: opt}
+	var err error
+	if e.filter, err = jail.DefaultFilter(jail.DefaultCapabilities); err != nil {
+		return nil, err
+	}
+	if e.memory, err = initbin.Memory(); err == nil {
+		e.init = fmt.Sprintf("/proc/self/fd/%d", e.memory.Fd())
+	} else if e.init, err = initbin.Write(opt.Root); err != nil {
+		return nil, err
+	}
 	sweepCgroups()
-	return &Executor{opt: opt, spawner: jail.NewSpawner()}, nil
+	e.spawner = jail.NewSpawner()
+	return e, nil
 }
 
 // Close ends every step that still runs.
-func (e *Executor) Close() { e.spawner.Close() }
+func (e *Executor) Close() {
+	e.spawner.Close()
+	if e.memory != nil {
+		e.memory.Close()
+	}
+}
 
 // Bind gives an executor for the processes of one step.
 func (e *Executor) Bind(v Vertex) bkexec.Executor { return &bound{e, v} }

@@ -113,7 +113,7 @@ func (s *step) execute(ctx context.Context) error {
 	defer sock.conn.Close()
 	// nothing of the engine's environment, directory or descriptors goes along
 	cmd := &exec.Cmd{
-		Path: "/proc/self/exe", Args: []string{"drydock", initproc.Arg}, Env: []string{}, Dir: "/",
+		Path: s.e.init, Args: []string{"drydock-init"}, Env: []string{}, Dir: "/",
 		ExtraFiles:  []*os.File{theirs},
 		SysProcAttr: &syscall.SysProcAttr{Cloneflags: namespaces, Setsid: true},
 	}

@@ -110,10 +110,6 @@ func start(s Spec) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	filter, err := jail.DefaultFilter(jail.DefaultCapabilities)
-	if err != nil {
-		return 0, err
-	}
 	for _, r := range s.Rlimits {
 		lim := syscall.Rlimit{Cur: r.Soft, Max: r.Max}
 		if err := syscall.Setrlimit(r.Resource, &lim); err != nil && !errors.Is(err, unix.EPERM) {
@@ -127,7 +123,7 @@ func start(s Spec) (int, error) {
 	done := make(chan result)
 	go func() {
 		runtime.LockOSThread()
-		pid, err := confinedStart(s, path, filter)
+		pid, err := confinedStart(s, path)
 		done <- result{pid, err}
 		select {}
 	}()
@@ -135,9 +131,9 @@ func start(s Spec) (int, error) {
 	return r.pid, r.err
 }
 
-func confinedStart(s Spec, path string, filter jail.Filter) (int, error) {
+func confinedStart(s Spec, path string) (int, error) {
 	unix.Umask(0o022)
-	if err := filter.Install(); err != nil {
+	if err := s.Filter.Install(); err != nil {
 		return 0, err
 	}
 	if err := jail.KeepCapabilities(jail.DefaultCapabilities); err != nil {

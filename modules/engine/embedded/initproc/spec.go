@@ -1,7 +1,8 @@
-// Package initproc is the first process of a step: it is re-executed into the
-// step's new namespaces, mounts what the step sees, turns into it, starts the
-// command with a container's privileges and stays as process 1 to reap and to
-// pass signals on. When it ends the kernel ends the whole step.
+// Package initproc is the first process of a step: started in the step's new
+// namespaces, it mounts what the step sees, turns into it, starts the command
+// with a container's privileges and stays as process 1 to reap and to pass
+// signals on. When it ends the kernel ends the whole step. It is linked into a
+// small program (stepinit), so it imports little.
 //
 // It speaks with the executor over a socket on descriptor 3, in JSON lines:
 // the executor sends a Spec, Init answers with the gateway's listeners
@@ -9,8 +10,7 @@
 // reports how it ended.
 package initproc
 
-// Arg is the argument that makes this executable a step's init.
-const Arg = "__drydock-step-init"
+import "drydock/modules/jail"
 
 // ControlFD is where the executor's socket is.
 const ControlFD = 3
@@ -47,7 +47,8 @@ type Spec struct {
 	UID, GID uint32
 	Groups   []uint32
 	Rlimits  []Rlimit
-	Gateway  bool // listen for the gateway
+	Gateway  bool        // listen for the gateway
+	Filter   jail.Filter // seccomp filter of the command
 }
 
 // Order is what the executor sends after the Spec.
