@@ -22,6 +22,12 @@ func TestMain(m *testing.M) {
 		os.Exit(landlockChild(os.Getenv("DRYDOCK_JAIL_DIR")))
 	case "thread":
 		os.Exit(threadChild())
+	case "notify":
+		os.Exit(notifyTarget())
+	case "notify-calls":
+		os.Exit(notifyCalls())
+	case "sandbox":
+		os.Exit(sandboxChild())
 	}
 	os.Exit(m.Run())
 }

@@ -60,3 +60,8 @@ func (*Spawner) Start(*exec.Cmd) error { return unsupported("starting a confined
 
 // Close does nothing.
 func (*Spawner) Close() {}
+
+// BuildFilter needs Linux.
+func BuildFilter(Capabilities, ...Rule) (Filter, error) {
+	return nil, unsupported("building a seccomp filter")
+}

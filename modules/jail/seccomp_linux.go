@@ -2,13 +2,11 @@ package jail
 
 import (
 	"fmt"
-	"runtime"
 	"sort"
 	"strconv"
 	"strings"
 	"unsafe"
 
-	"github.com/moby/profiles/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
@@ -33,26 +31,7 @@ type Filter []bpf.RawInstruction
 // calls by another architecture's numbers fail with ENOSYS, so that callers
 // fall back to older ones.
 func DefaultFilter(caps Capabilities) (Filter, error) {
-	numbers := syscallTable()
-	if len(numbers) == 0 {
-		return nil, fmt.Errorf("no seccomp filter for architecture %s", runtime.GOARCH)
-	}
-	spec := &specs.Spec{Process: &specs.Process{
-		Capabilities: &specs.LinuxCapabilities{Bounding: caps.Names()},
-	}}
-	profile, err := seccomp.GetDefaultProfile(spec)
-	if err != nil {
-		return nil, fmt.Errorf("reading the seccomp profile: %w", err)
-	}
-	prog, err := compileProfile(profile, numbers)
-	if err != nil {
-		return nil, err
-	}
-	raw, err := bpf.Assemble(prog)
-	if err != nil {
-		return nil, fmt.Errorf("assembling the seccomp filter: %w", err)
-	}
-	return raw, nil
+	return BuildFilter(caps)
 }
 
 // Install puts the filter on the calling thread and what it starts. It needs
@@ -63,10 +42,7 @@ func (f Filter) Install() error { return f.install(0) }
 func (f Filter) InstallAll() error { return f.install(unix.SECCOMP_FILTER_FLAG_TSYNC) }
 
 func (f Filter) install(flags uintptr) error {
-	ins := make([]unix.SockFilter, len(f))
-	for i, r := range f {
-		ins[i] = unix.SockFilter{Code: r.Op, Jt: r.Jt, Jf: r.Jf, K: r.K}
-	}
+	ins := f.SockFilter()
 	prog := unix.SockFprog{Len: uint16(len(ins)), Filter: &ins[0]}
 	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(&prog)))
 	if errno != 0 {
@@ -92,8 +68,8 @@ func errnoRet(errno uint32) bpf.Instruction {
 }
 
 // compileProfile turns a runtime-spec profile into instructions: first the
-// calls with conditions, then ranges of calls always allowed.
-func compileProfile(p *specs.LinuxSeccomp, numbers map[string]uint32) ([]bpf.Instruction, error) {
+// exceptions, then calls with conditions, then ranges of calls always allowed.
+func compileProfile(p *specs.LinuxSeccomp, numbers map[string]uint32, first []bpf.Instruction) ([]bpf.Instruction, error) {
 	allowed, conditional, err := sortRules(p, numbers)
 	if err != nil {
 		return nil, err
@@ -111,6 +87,7 @@ func compileProfile(p *specs.LinuxSeccomp, numbers map[string]uint32) ([]bpf.Ins
 		bpf.JumpIf{Cond: bpf.JumpGreaterThan, Val: min(newest, x32Bit-1), SkipFalse: 1},
 		errnoRet(uint32(unix.ENOSYS)),
 	}
+	prog = append(prog, first...)
 	for _, c := range conditional {
 		block, err := c.compile()
 		if err != nil {
