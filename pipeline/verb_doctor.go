@@ -14,10 +14,11 @@ func (p *program) doctorVerb() *cli.Command {
 	return &cli.Command{
 		Name:  "doctor",
 		Usage: "probe what this machine can do and name what is missing",
-		Description: `Probes, in child processes, what the embedded engine needs here, names the tier
-that will be used and, for everything missing, the package or setting that
-brings it. Looks for the mirrors in the ordinary client configuration. Exits 3
-when no image could be built here.`,
+		Description: `Probes, in child processes, what the embedded engine needs here and names the
+tier that will be used. For each better tier it names what is missing and how to
+turn it on in GitLab's docker and Kubernetes executors, Azure's container jobs,
+docker and podman. Looks for the mirrors in the ordinary client configuration.
+Exits 3 when no image could be built here.`,
 		Flags:  commonFlags(),
 		Action: p.verb(p.doctor),
 	}
@@ -46,7 +47,7 @@ func (p *program) doctor(c *cli.Context, s settings) error {
 	}
 	out := checkup{Version: 1}
 	var err error
-	if out.Engine, err = engine.Probe(c.Context); err != nil {
+	if out.Engine, err = engine.Probe(c.Context, s.Cache, p.environ); err != nil {
 		return err
 	}
 	out.OK = out.Engine.Tier != ""
@@ -93,21 +94,7 @@ func (p *program) checkMirrors(c *cli.Context, s settings) ([]checkMirror, error
 }
 
 func (p *program) printCheckup(k checkup) error {
-	tier := k.Engine.Tier
-	if tier == "" {
-		tier = "none"
-	}
-	fmt.Fprintf(p.out, "embedded engine: tier %s\n", tier)
-	for _, f := range k.Engine.Findings {
-		mark := "ok     "
-		if !f.OK {
-			mark = "missing"
-		}
-		fmt.Fprintf(p.out, "  %s %s: %s\n", mark, f.Name, f.Detail)
-		if !f.OK && f.Remedy != "" {
-			fmt.Fprintf(p.out, "          %s\n", f.Remedy)
-		}
-	}
+	p.printEngine(k.Engine)
 	fmt.Fprintln(p.out, "mirrors:")
 	for _, m := range k.Mirrors {
 		switch {
@@ -125,4 +112,32 @@ func (p *program) printCheckup(k checkup) error {
 		}
 	}
 	return nil
+}
+
+func (p *program) printEngine(r engine.Report) {
+	if r.Tier == "" {
+		fmt.Fprintln(p.out, "embedded engine: no tier works here")
+	} else {
+		fmt.Fprintf(p.out, "embedded engine: tier %s, %s mode\n", r.Tier, r.Mode)
+	}
+	for _, f := range r.Findings {
+		mark := "ok     "
+		switch {
+		case !f.OK && f.Optional:
+			mark = "without"
+		case !f.OK:
+			mark = "missing"
+		}
+		fmt.Fprintf(p.out, "  %s %s: %s\n", mark, f.Name, f.Detail)
+		if !f.OK && f.Remedy != "" && r.Tier != "" {
+			fmt.Fprintf(p.out, "          %s\n", f.Remedy)
+		}
+	}
+	if r.Advice == "" {
+		return
+	}
+	if r.Tier != "" {
+		fmt.Fprintln(p.out, "better tiers, and what they miss:")
+	}
+	fmt.Fprint(p.out, r.Advice)
 }

@@ -43,7 +43,7 @@ func (p *program) engineStatus(c *cli.Context, s settings) error {
 	if err := noArguments(c); err != nil {
 		return err
 	}
-	probe, err := engine.Probe(c.Context)
+	probe, err := engine.Probe(c.Context, s.Cache, p.environ)
 	if err != nil {
 		return err
 	}

@@ -88,7 +88,7 @@ func needEngine(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short leaves out what builds in the engine")
 	}
-	report, err := engine.Probe(context.Background())
+	report, err := engine.Probe(context.Background(), t.TempDir(), os.Environ())
 	if err != nil || report.Tier == "" {
 		t.Skipf("this machine cannot run the embedded engine: %v %+v", err, report)
 	}

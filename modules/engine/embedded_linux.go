@@ -127,14 +127,28 @@ func serve(ctx context.Context, c *core.Core, l net.Listener) error {
 	return s.Serve(ctx, l)
 }
 
-// Probe tries in child processes what the embedded engine can do on this host.
-func Probe(ctx context.Context) (Report, error) {
-	r, err := core.Probe(ctx)
-	out := Report{Tier: r.Tier, Mode: r.Mode}
+// Probe tries in child processes what the embedded engine can do on this host
+// with its state under cacheDir; environ is where newuidmap is looked for.
+func Probe(ctx context.Context, cacheDir string, environ []string) (Report, error) {
+	r, err := core.Probe(ctx, filepath.Join(cacheDir, "engine"), environ)
+	if err != nil {
+		return Report{}, err
+	}
+	out := Report{Tier: r.Tier, Mode: r.Mode, Advice: r.Better()}
+	if r.Tier == "" {
+		out.Advice = r.Refusal()
+	}
 	for _, f := range r.Findings {
 		out.Findings = append(out.Findings, Finding(f))
 	}
-	return out, err
+	for _, w := range r.Ways {
+		t := TierReport{Tier: w.Tier, Mode: w.Mode, OK: w.OK, Missing: []Missing{}}
+		for _, m := range w.Missing {
+			t.Missing = append(t.Missing, Missing(m))
+		}
+		out.Tiers = append(out.Tiers, t)
+	}
+	return out, nil
 }
 
 var _ io.Closer = (*Engine)(nil)

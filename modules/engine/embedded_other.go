@@ -16,9 +16,9 @@ func connectEmbedded(context.Context, Config) (*Engine, error) { return nil, uns
 // of packages that use the embedded engine; when handled, exit with exit.
 func Child([]string) (handled bool, exit int) { return false, 0 }
 
-// Probe tries in child processes what the embedded engine can do on this host.
-func Probe(context.Context) (Report, error) {
-	return Report{Findings: []Finding{{
+// Probe says that the embedded engine needs Linux.
+func Probe(context.Context, string, []string) (Report, error) {
+	return Report{Tiers: []TierReport{}, Findings: []Finding{{
 		Name: "operating system", Detail: unsupported().Error(),
 		Remedy: "run drydock on Linux, or name a Dagger Engine",
 	}}}, nil

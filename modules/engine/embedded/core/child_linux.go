@@ -101,13 +101,19 @@ func StartChild(ctx context.Context, c ChildConfig) (*Child, error) {
 		}
 		said = append(said, err)
 	}
+	if c.Tier != "" {
+		return nil, &artifact.Error{
+			Kind: artifact.KindFault, Op: "starting the engine", Err: errors.Join(said...),
+			Place: c.Tier, Message: "this tier was asked for and cannot be had here",
+			Remedy: "take the best tier there is by asking for none; drydock doctor names the setting that is missing",
+		}
+	}
 	e := &artifact.Error{
 		Kind: artifact.KindFault, Op: "starting the engine", Err: errors.Join(said...),
-		Message: "this host gives no namespaces", Remedy: "drydock doctor names the setting that is missing",
+		Message: "no tier works here", Remedy: "drydock doctor names the setting that is missing",
 	}
-	if c.Tier != "" {
-		e.Place, e.Message = c.Tier, "this tier was asked for and cannot be had here"
-		e.Remedy = "take the best tier there is by asking for none; " + e.Remedy
+	if report, err := Probe(ctx, root, c.Environ); err == nil && report.Tier == "" {
+		e.Err, e.Remedy = nil, report.Refusal()
 	}
 	return nil, e
 }

@@ -142,22 +142,6 @@ func processes(t *testing.T, word string) []string {
 	return out
 }
 
-func TestProbe(t *testing.T) {
-	if testing.Short() {
-		t.Skip("starts processes; not in short mode")
-	}
-	r, err := Probe(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range r.Findings {
-		t.Logf("%+v", f)
-		if !f.OK && f.Remedy == "" {
-			t.Errorf("no remedy for %s", f.Name)
-		}
-	}
-}
-
 // TestOrdinaryUser runs the tests of this package again as a user who has
 // subordinate ids.
 func TestOrdinaryUser(t *testing.T) {

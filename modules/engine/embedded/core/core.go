@@ -107,18 +107,3 @@ func (c *Child) Close() error { return c.stop() }
 
 // Err says how the child ended; nil before that and after a clean end.
 func (c *Child) Err() error { return c.err() }
-
-// Finding is one thing the engine needs of this host.
-type Finding struct {
-	Name   string // what was looked at
-	OK     bool
-	Detail string // what was seen
-	Remedy string // what to change when it is not OK
-}
-
-// Report is what Probe found.
-type Report struct {
-	Tier     string // "T1", "T2", or "" when no tier can run
-	Mode     string // "root", "rootless" or "container"
-	Findings []Finding
-}

@@ -36,7 +36,7 @@ func RemoveState(context.Context, ChildConfig) error {
 }
 
 // Probe reports that the embedded engine needs Linux.
-func Probe(context.Context) (Report, error) {
+func Probe(context.Context, string, []string) (Report, error) {
 	err := unsupported("probing")
 	return Report{Findings: []Finding{{
 		Name: "operating system", Detail: err.Error(), Remedy: "run drydock on Linux, or give it a Dagger Engine",

@@ -27,6 +27,9 @@ func TestMain(m *testing.M) {
 	if handled, code := ChildMain(os.Args, serveTasks); handled {
 		os.Exit(code)
 	}
+	if len(os.Args) == 2 && os.Args[1] == argProbeReport {
+		os.Exit(printReport())
+	}
 	if state := os.Getenv("DRYDOCK_TEST_STATE"); state != "" {
 		if err := helperParent(state, os.Getenv("DRYDOCK_TEST_ROOT")); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -257,7 +260,7 @@ func needT1(t *testing.T) Report {
 	if testing.Short() {
 		t.Skip("starts the engine; not in short mode")
 	}
-	r, err := Probe(t.Context())
+	r, err := Probe(t.Context(), t.TempDir(), os.Environ())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/mount"
@@ -15,48 +16,85 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"drydock/modules/artifact"
 	"drydock/modules/jail"
 )
 
 const probeFlags = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP
 
 // Probe tries in child processes what the engine will do and says what this
-// host offers. The error is about the probing itself; what is missing is in
-// the findings.
-func Probe(ctx context.Context) (Report, error) {
+// host offers to an engine whose state is in root, and what the ways that are
+// better than the one it gives miss. The error is about the probing itself.
+func Probe(ctx context.Context, root string, environ []string) (Report, error) {
 	var report Report
-	for _, mode := range []string{modeRoot, modeRootless} {
-		if report.Tier != "" {
+	modes, err := modesOf("")
+	if err != nil {
+		return Report{}, err
+	}
+	for _, mode := range modes {
+		way, findings, err := probeWay(ctx, mode, root, environ)
+		if err != nil {
+			return Report{}, err
+		}
+		report.Ways = append(report.Ways, way)
+		if way.OK {
+			report.Tier, report.Mode, report.Findings = way.Tier, way.Mode, findings
 			break
 		}
-		findings, err := probeIn(ctx, mode)
-		if ctx.Err() != nil {
-			return Report{}, context.Cause(ctx)
-		}
-		if err != nil {
-			findings = append(explain(mode, err), findings...)
-		}
 		report.Findings = append(report.Findings, findings...)
-		if err == nil && works(findings) {
-			report.Tier, report.Mode = TierNamespaces, mode
-		}
 	}
+	report.Findings = append(report.Findings, resources(root)...)
 	return report, nil
 }
 
-// works: overlay alone can be done without, by copying.
-func works(findings []Finding) bool {
-	for _, f := range findings {
-		if !f.OK && f.Name != "overlay" && f.Name != "landlock" {
-			return false
-		}
+// probeWay tries one mode.
+func probeWay(ctx context.Context, mode, root string, environ []string) (WayReport, []Finding, error) {
+	way := WayReport{Tier: tierOf(mode), Mode: mode}
+	found, err := probeIn(ctx, mode, root, environ)
+	if ctx.Err() != nil {
+		return way, nil, context.Cause(ctx)
 	}
-	return true
+	started := Finding{Name: mode + " mode", OK: err == nil, Detail: "a process can be started"}
+	if err != nil {
+		started.Detail = strings.ReplaceAll(err.Error(), "\n", "; ")
+		way.Missing = withheld(mode, environ)
+	}
+	findings := []Finding{started}
+	for _, f := range found {
+		finding := f.Finding
+		if !f.OK && finding.Remedy == "" {
+			finding.Remedy = knobs(f.Knob).remedy
+			if !f.Optional {
+				detail := f.Detail
+				if f.Name != f.Knob {
+					detail = f.Name + ": " + detail
+				}
+				way.Missing = merge(way.Missing, missing(f.Knob, detail))
+			}
+		}
+		findings = append(findings, finding)
+	}
+	way.OK = err == nil && len(way.Missing) == 0
+	if err != nil && len(way.Missing) == 0 {
+		way.Missing = []Missing{missing(knobUserns, err.Error())}
+	}
+	if !way.OK && findings[0].Remedy == "" && !findings[0].OK {
+		findings[0].Remedy = way.Missing[0].Remedy
+	}
+	return way, findings, nil
 }
 
-func probeIn(ctx context.Context, mode string) ([]Finding, error) {
-	dir, err := os.MkdirTemp("", "drydock-probe-")
+// found is what a probing child says of one thing.
+type found struct {
+	Finding
+	Knob string // what turns it on
+}
+
+func probeIn(ctx context.Context, mode, root string, environ []string) ([]found, error) {
+	// on the state's file system, where that can be: it decides a lot
+	dir, err := os.MkdirTemp(nearest(root), "drydock-probe-")
+	if err != nil {
+		dir, err = os.MkdirTemp("", "drydock-probe-")
+	}
 	if err != nil {
 		return nil, fmt.Errorf("probing: %w", err)
 	}
@@ -69,8 +107,8 @@ func probeIn(ctx context.Context, mode string) ([]Finding, error) {
 	sp := jail.NewSpawner()
 	defer sp.Close()
 	cmd, lifeline, err := spawn{
-		program: executable(""), arg: argProbe, mode: mode, flags: probeFlags, tmp: dir, files: []*os.File{w},
-	}.start(ctx, sp, nil)
+		program: executable(""), arg: argProbe, mode: mode, flags: probeFlags, tmp: dir, files: []*os.File{w}, environ: environ,
+	}.start(ctx, sp, []byte(mode))
 	w.Close()
 	if err != nil {
 		return nil, err
@@ -78,104 +116,119 @@ func probeIn(ctx context.Context, mode string) ([]Finding, error) {
 	defer lifeline.Close()
 	stop := context.AfterFunc(ctx, func() { _ = cmd.Process.Kill() })
 	defer stop()
-	var findings []Finding
-	err = json.NewDecoder(r).Decode(&findings)
+	var list []found
+	err = json.NewDecoder(r).Decode(&list)
 	_ = cmd.Wait() // what it found is all it says
 	if err != nil {
 		return nil, fmt.Errorf("probing in %s mode: %w", mode, err)
 	}
-	return append([]Finding{{Name: mode + " namespaces", OK: true, Detail: "given"}}, findings...), nil
+	return list, nil
 }
 
-// explain turns a child that could not start into findings, with the knobs
-// that are known to forbid it.
-func explain(mode string, err error) []Finding {
-	f := Finding{Name: mode + " namespaces", Detail: err.Error()}
-	if mode == modeRoot {
-		f.Remedy = "run as root with CAP_SYS_ADMIN, or without root in a user namespace"
-		return []Finding{f}
-	}
-	var e *artifact.Error
-	if errors.As(err, &e) {
-		f.Name, f.Remedy = "subordinate ids", e.Remedy
-	}
-	out := []Finding{f}
-	knob := func(path, bad, remedy string) {
-		b, err := os.ReadFile(path)
-		if err == nil && strings.TrimSpace(string(b)) == bad {
-			out = append(out, Finding{Name: filepath.Base(path), Detail: "is " + bad, Remedy: remedy})
-		}
-	}
-	knob("/proc/sys/user/max_user_namespaces", "0", "have root run: sysctl user.max_user_namespaces=65536")
-	knob("/proc/sys/kernel/unprivileged_userns_clone", "0", "have root run: sysctl kernel.unprivileged_userns_clone=1")
-	if f.Remedy == "" {
-		st, serr := jail.Observe()
-		if serr == nil && st.Seccomp {
-			out = append(out, Finding{
-				Name: "seccomp", Detail: "a filter is on this process and may refuse unshare and mount",
-				Remedy: "run outside this container, or in one whose seccomp profile allows user namespaces",
-			})
-		}
-		out[0].Remedy = "allow unprivileged user namespaces on this host, or run drydock as root"
-	}
-	return out
-}
-
-// probeMain is the probing child: it does once each thing a step needs.
+// probeMain is the probing child: it does once each thing a step needs in the
+// mode its first line of input names.
 func probeMain(in *bufio.Reader, out *os.File) error {
-	if _, err := in.ReadBytes('\n'); err != nil {
+	line, err := in.ReadBytes('\n')
+	if err != nil {
 		return fmt.Errorf("waiting for the parent: %w", err)
 	}
-	refused := "a seccomp, AppArmor or SELinux profile refuses it: run outside this container, " +
-		"or with a profile that allows user namespaces"
-	if b, err := os.ReadFile("/proc/sys/kernel/apparmor_restrict_unprivileged_userns"); err == nil && strings.TrimSpace(string(b)) == "1" {
-		refused = "have root run: sysctl kernel.apparmor_restrict_unprivileged_userns=0, or give the program an AppArmor profile with userns"
+	var p prober
+	if strings.TrimSpace(string(line)) == modeContainer {
+		p.container()
+	} else {
+		p.namespaces()
 	}
-	var findings []Finding
-	try := func(name, remedy string, f func() (string, error)) {
-		detail, err := f()
-		finding := Finding{Name: name, OK: err == nil, Detail: detail}
-		if err != nil {
-			finding.Detail, finding.Remedy = err.Error(), remedy
-		}
-		findings = append(findings, finding)
+	return json.NewEncoder(out).Encode(p.list)
+}
+
+// prober collects what a probing child finds.
+type prober struct{ list []found }
+
+func (p *prober) try(name, knob string, f func() (string, error)) {
+	detail, err := f()
+	finding := found{Finding: Finding{Name: name, OK: err == nil, Detail: detail}, Knob: knob}
+	if err != nil {
+		finding.Detail = strings.ReplaceAll(err.Error(), "\n", "; ")
 	}
-	try("mount", refused, func() (string, error) {
+	p.list = append(p.list, finding)
+}
+
+// optional marks the last one.
+func (p *prober) optional(remedy string) {
+	last := &p.list[len(p.list)-1]
+	last.Optional = true
+	if !last.OK {
+		last.Remedy = remedy
+	}
+}
+
+// refuser is the knob that most likely keeps a new mount namespace from
+// mounting.
+func refuser() string {
+	switch {
+	case len(withheldUserns()) > 0:
+		return withheldUserns()[0].Name
+	case appArmorProfile() != "":
+		return knobAppArmor
+	}
+	return knobSeccomp
+}
+
+// namespaces tries what steps in namespaces of their own need.
+func (p *prober) namespaces() {
+	p.try("mount", refuser(), func() (string, error) {
 		return "private mounts", errors.Join(unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""), mountOnce("tmpfs", ""))
 	})
-	try("proc", "the container hides parts of /proc, which forbids a new one: run outside it", func() (string, error) {
+	p.try("proc", knobMaskedProc, func() (string, error) {
 		return "can be mounted", mountOnce("proc", "")
 	})
-	try("overlay", "use a Linux of 5.11 or newer and a file system overlay accepts; without it every step copies its root", probeOverlay)
-	try("loopback", refused, func() (string, error) {
+	p.try("overlay", "", probeOverlay)
+	p.optional("use a Linux of 5.11 or newer and a file system overlay accepts; without it every step copies its root")
+	loopback := refuser()
+	if !userns.RunningInUserNS() {
+		loopback = knobSysAdmin // CAP_NET_ADMIN
+	}
+	p.try("loopback", loopback, func() (string, error) {
 		lo, err := netlink.LinkByName("lo")
 		if err != nil {
 			return "", err
 		}
 		return "can be brought up", netlink.LinkSetUp(lo)
 	})
-	try("openat2", "use a Linux of 5.6 or newer", func() (string, error) {
-		fd, err := unix.Openat2(unix.AT_FDCWD, "/", &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
-		if err != nil {
-			return "", err
-		}
-		return "works", unix.Close(fd)
-	})
-	try("landlock", "steps are confined without it; a Linux of 5.13 or newer with landlock in its lsm= list has it", func() (string, error) {
-		abi := jail.LandlockABI()
-		if abi == 0 {
-			return "", errors.New("this kernel does not have it")
-		}
-		return fmt.Sprintf("ABI %d", abi), nil
-	})
-	try("seccomp filter", "use a kernel with CONFIG_SECCOMP_FILTER", func() (string, error) {
+	p.try("openat2", knobOpenat2, probeOpenat2)
+	p.try("landlock", knobLandlock, probeLandlockABI)
+	p.optional("steps are confined without it; a Linux of 5.13 or newer with landlock in its lsm= list has it")
+	p.filter()
+}
+
+func probeLandlockABI() (string, error) {
+	abi := jail.LandlockABI()
+	if abi == 0 {
+		return "", errors.New("this kernel does not have it, or a filter refuses it")
+	}
+	return fmt.Sprintf("ABI %d", abi), nil
+}
+
+func (p *prober) filter() {
+	p.try("seccomp filter", knobFilter, func() (string, error) {
 		filter, err := jail.DefaultFilter(jail.DefaultCapabilities)
 		if err != nil {
 			return "", err
 		}
-		return fmt.Sprintf("%d instructions", len(filter)), filter.InstallAll()
+		return fmt.Sprintf("%d instructions", len(filter)), onThread(func() error {
+			return errors.Join(jail.NoNewPrivileges(), filter.Install())
+		})
 	})
-	return json.NewEncoder(out).Encode(findings)
+}
+
+// onThread runs f on a thread that ends with it.
+func onThread(f func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked
+		done <- f()
+	}()
+	return <-done
 }
 
 // mountOnce mounts a file system and unmounts it.

@@ -30,12 +30,6 @@ const (
 	argHere   = "here" // in the namespaces of the parent
 )
 
-const (
-	modeRoot      = "root"
-	modeRootless  = "rootless"
-	modeContainer = "container" // no namespaces at all
-)
-
 // neededIDs is how many subordinate ids let an image have its nobody (65534).
 const neededIDs = 65534
 
