@@ -89,10 +89,14 @@ func params(t *testing.T, files []string, setup func(*testscript.Env) error) tes
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "sed": replaceIn, "fixture": fixture, "commit": commit, "json": jsonIs, "setjson": setJSON,
 			"within": within, "server": server, "awaitfile": awaitFile, "pull": pull, "sametree": sameTree, "cut": cut,
+			"certificate": certificate, "smalldisk": smallDisk,
 		},
 		Condition: func(cond string) (bool, error) {
-			if cond == "vulndb" {
+			switch cond {
+			case "vulndb":
 				return vulnDB(repo) != "", nil
+			case "mount":
+				return mayMount(), nil
 			}
 			return false, fmt.Errorf("unknown condition %s", cond)
 		},

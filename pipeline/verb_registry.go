@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"strings"
@@ -70,10 +72,34 @@ func (p *program) serveRegistry(c *cli.Context, s settings) error {
 		return err
 	}
 	defer embedded.Close() //nolint:errcheck // the server ended before
+	if err := p.makeStages(s, embedded); err != nil {
+		return err
+	}
 	if err := embedded.Serve(c.Context, o); err != nil {
 		return err
 	}
 	return context.Cause(c.Context)
+}
+
+// makeStages makes the catalog's embedded stages, so that they take a push
+// before the first run. A registry is served without a catalog as well.
+func (p *program) makeStages(s settings, embedded *registry.Embedded) error {
+	if _, err := os.Stat(s.Catalog); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	cat, err := loadCatalog(s.Catalog)
+	if err != nil {
+		return err
+	}
+	for _, stage := range cat.Stages {
+		if stage.Registry != "embedded" {
+			continue
+		}
+		if _, err := embedded.Location(stage.Name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (p *program) listRegistry(c *cli.Context, s settings) error {

@@ -3,7 +3,9 @@ package artifact
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"strings"
+	"syscall"
 )
 
 // Kind sorts errors by what a caller can do about them.
@@ -59,7 +61,7 @@ const (
 )
 
 // ExitCode maps an error to the program's exit code. An error nobody gave a
-// kind is internal. A context cancelled for another cause keeps that cause's.
+// kind is internal, but for a full disk. A context cancelled for another cause keeps that cause's.
 func ExitCode(err error) int {
 	if err == nil {
 		return ExitOK
@@ -68,13 +70,18 @@ func ExitCode(err error) int {
 		return ExitInterrupted
 	}
 	var e *Error
-	if errors.As(err, &e) {
+	if errors.As(err, &e) && (e.Kind != KindInternal || !diskFull(err)) {
 		return [...]int{ExitInternal, ExitGate, ExitUsage, ExitFault}[e.Kind]
 	}
-	if errors.Is(err, context.DeadlineExceeded) {
+	if errors.Is(err, context.DeadlineExceeded) || diskFull(err) {
 		return ExitFault
 	}
 	return ExitInternal
+}
+
+// diskFull: whatever was being written, the disk or a quota is at its end.
+func diskFull(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }
 
 // Remedies collects the remedies along err's chain, outermost first, each once.
@@ -100,5 +107,13 @@ func Remedies(err error) []string {
 		}
 	}
 	walk(err)
+	if diskFull(err) {
+		where := ""
+		var p *fs.PathError
+		if errors.As(err, &p) {
+			where = " on the disk of " + p.Path
+		}
+		out = append(out, "make room"+where+" and run again: what was finished is kept")
+	}
 	return out
 }

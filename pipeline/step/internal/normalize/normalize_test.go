@@ -244,6 +244,26 @@ func TestUnchangedDirectories(t *testing.T) {
 	}
 }
 
+// TestHistoryOfBases: what the engine's cache happens to remember of a base's
+// layer must not show in the digest.
+func TestHistoryOfBases(t *testing.T) {
+	t.Parallel()
+	ids := map[artifact.Digest]bool{}
+	for _, by := range []string{"created by buildkit", "pulled from base.example/minimal@sha256:00"} {
+		r, _, err := normalizeImage(t, imagetest.Image{
+			Layers:  []imagetest.Layer{{Files: files()}},
+			History: []map[string]any{{"created": "2026-11-22T00:00:00Z", "created_by": by}},
+		}, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids[r.ConfigID] = true
+	}
+	if len(ids) != 1 {
+		t.Errorf("%d digests, want one", len(ids))
+	}
+}
+
 func TestConfiguration(t *testing.T) {
 	t.Parallel()
 	img := imagetest.Image{
