@@ -62,7 +62,7 @@ func (p *program) enginePrune(c *cli.Context, s settings) error {
 	}
 	dir := engine.StateDir(s.Cache)
 	bytes, files := measure(dir)
-	if err := engine.Prune(c.Context, s.Cache); err != nil {
+	if err := engine.Remove(c.Context, s.Cache); err != nil {
 		return err
 	}
 	left, _ := measure(dir)

@@ -62,13 +62,19 @@ func sessionConn(port, token string) *conn {
 	}
 }
 
+// clientHeader tells the engine child which of those who joined it asks.
+const clientHeader = "X-Drydock-Client"
+
 // childConn reaches the engine child on its private socket.
-func childConn(socket, workdir string, done <-chan struct{}) *conn {
+func childConn(socket, member, workdir string, done <-chan struct{}) *conn {
 	return &conn{
-		host:    "drydock",
-		client:  &http.Client{Transport: dialTransport("unix", socket)},
-		prepare: func(r *http.Request) { r.Header.Set(workdirHeader, workdir) },
-		fault:   func(err error) error { return childFault(err, done) },
+		host:   "drydock",
+		client: &http.Client{Transport: dialTransport("unix", socket)},
+		prepare: func(r *http.Request) {
+			r.Header.Set(workdirHeader, workdir)
+			r.Header.Set(clientHeader, member)
+		},
+		fault: func(err error) error { return childFault(err, done) },
 	}
 }
 

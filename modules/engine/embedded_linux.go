@@ -20,7 +20,7 @@ import (
 	"drydock/modules/engine/embedded/front"
 )
 
-// connectEmbedded starts the engine child and connects to it.
+// connectEmbedded joins the running engine, or starts one, and connects to it.
 func connectEmbedded(ctx context.Context, cfg Config) (*Engine, error) {
 	if cfg.CacheDir == "" {
 		return nil, &artifact.Error{
@@ -39,15 +39,15 @@ func connectEmbedded(ctx context.Context, cfg Config) (*Engine, error) {
 	child, err := core.StartChild(ctx, core.ChildConfig{
 		Tier:    tier,
 		Program: cfg.Program, Root: filepath.Join(cfg.CacheDir, "engine"),
-		GatewaySocket: cfg.Gateway, ImagesAddr: cfg.Images, Environ: cfg.Environ, Log: cfg.Log,
+		GatewaySocket: cfg.Gateway, ImagesAddr: cfg.Images, Environ: cfg.Environ, Log: cfg.Log, Notice: cfg.Notice,
 	})
 	if err != nil {
 		return nil, err
 	}
-	c := childConn(child.Socket, workdir, child.Done)
+	c := childConn(child.Socket, child.Member, workdir, child.Done)
 	stopEvents := func() {}
 	if cfg.Progress != nil {
-		if stopEvents, err = watchEvents(ctx, c.client, cfg.Progress); err != nil {
+		if stopEvents, err = watchEvents(ctx, c, cfg.Progress); err != nil {
 			return nil, errors.Join(c.fault(err), child.Close())
 		}
 	}
@@ -71,7 +71,7 @@ func connectEmbedded(ctx context.Context, cfg Config) (*Engine, error) {
 
 // watchEvents feeds progress from the child until stopped. When it returns,
 // the child is listening, so that no later event is lost.
-func watchEvents(ctx context.Context, client *http.Client, progress func(Event)) (stop func(), err error) {
+func watchEvents(ctx context.Context, c *conn, progress func(Event)) (stop func(), err error) {
 	streamCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	req, err := http.NewRequestWithContext(streamCtx, http.MethodGet, "http://drydock/events", nil)
 	if err != nil {
@@ -79,7 +79,8 @@ func watchEvents(ctx context.Context, client *http.Client, progress func(Event))
 		return nil, err
 	}
 	startup := context.AfterFunc(ctx, cancel)
-	resp, err := client.Do(req)
+	c.prepare(req)
+	resp, err := c.client.Do(req)
 	startup()
 	if err != nil {
 		cancel()
@@ -114,17 +115,25 @@ func watchEvents(ctx context.Context, client *http.Client, progress func(Event))
 // of packages that use the embedded engine; when handled, exit with exit.
 func Child(args []string) (handled bool, exit int) { return core.ChildMain(args, serve) }
 
-// serve is the front in the engine child.
+// serve is the front in the engine child: a Server for each process that has
+// joined.
 func serve(ctx context.Context, c *core.Core, l net.Listener) error {
-	s, err := front.New(ctx, front.Options{
-		Client: c.Client(), Worker: c.Worker(), Root: filepath.Join(c.Root(), "front"),
-		Gateway: c.Gateway(), Base: BaseHost,
-	})
+	shared, err := front.NewShared(filepath.Join(c.Root(), "front"), c.Worker())
 	if err != nil {
 		return err
 	}
-	c.WrapExecutor(s.Capture)
-	return s.Serve(ctx, l)
+	c.WrapExecutor(shared.Capture)
+	clients := &front.Clients{Open: func(id string) (context.Context, *front.Server, error) {
+		m := c.Member(id)
+		if m == nil {
+			return nil, nil, errors.New("this process has not joined the engine, or has left it")
+		}
+		s, err := front.New(ctx, front.Options{
+			Client: c.Client(), Shared: shared, ID: id, Gateway: m.Gateway, Base: BaseHost, Bind: m.Bind,
+		})
+		return m.Context(), s, err
+	}}
+	return clients.Serve(ctx, l)
 }
 
 // Probe tries in child processes what the embedded engine can do on this host

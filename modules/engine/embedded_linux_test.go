@@ -59,9 +59,21 @@ RUN echo second
 // gateway is a stand-in for the mirror gateway's socket: the real protocol's
 // build and step lines, no network.
 type gateway struct {
-	path  string
-	mu    sync.Mutex
-	lines []map[string]any
+	path   string
+	listen net.Listener
+	mu     sync.Mutex
+	lines  []map[string]any
+	conns  []net.Conn
+}
+
+// stop ends it like the end of its process does.
+func (g *gateway) stop() {
+	g.listen.Close()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, c := range g.conns {
+		c.Close()
+	}
 }
 
 func startGateway(t *testing.T) *gateway {
@@ -76,6 +88,7 @@ func startGateway(t *testing.T) *gateway {
 	if err != nil {
 		t.Fatal(err)
 	}
+	g.listen = l
 	t.Cleanup(func() { l.Close() })
 	go func() {
 		for {
@@ -83,6 +96,9 @@ func startGateway(t *testing.T) *gateway {
 			if err != nil {
 				return
 			}
+			g.mu.Lock()
+			g.conns = append(g.conns, conn)
+			g.mu.Unlock()
 			go g.answer(conn)
 		}
 	}()

@@ -43,8 +43,9 @@ type Config struct {
 	Environ  []string // the environment the choice of engine reads; the embedded engine gets none of it
 	Workdir  string   // what relative host paths are relative to; "" = the process's working directory
 
-	Log      io.Writer   // the engine's own log; nil discards it
-	Progress func(Event) // nil-able; called from one goroutine, must not block for long
+	Log      io.Writer    // the engine's own log; nil discards it
+	Notice   func(string) // nil-able; told, after a moment, whom connecting waits for
+	Progress func(Event)  // nil-able; called from one goroutine, must not block for long
 }
 
 // What an Event says.
@@ -67,8 +68,8 @@ type Event struct {
 	Error  string    `json:"error,omitempty"`
 }
 
-// Engine is a connection. Close it when done; that ends an embedded engine and
-// every step it runs.
+// Engine is a connection. Close it when done. An embedded engine ends with the
+// last process that is connected to it.
 type Engine struct {
 	Client   *dagger.Client
 	Kind     string // KindEmbedded or KindDagger
@@ -108,8 +109,8 @@ func (e *Engine) ImageRef(repository string, d artifact.Digest) string {
 	return host + "/" + repository + "@" + string(d)
 }
 
-// Close ends the connection, and an embedded engine with every step. It may be
-// called more than once.
+// Close ends the connection, and with the last one an embedded engine and every
+// step. It may be called more than once.
 func (e *Engine) Close() error {
 	e.once.Do(func() {
 		if e.close != nil {

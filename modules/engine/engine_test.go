@@ -18,6 +18,9 @@ func TestMain(m *testing.M) {
 	if handled, exit := Child(os.Args); handled {
 		os.Exit(exit)
 	}
+	if spec := os.Getenv(helperEnv); spec != "" {
+		os.Exit(helperRun(spec))
+	}
 	os.Exit(m.Run())
 }
 

@@ -272,7 +272,7 @@ func (l *Line) openEngine() (*engine.Engine, error) {
 	}
 	e, err := engine.Connect(l.ctx, engine.Config{
 		Kind: l.cfg.Engine, CacheDir: l.cfg.Cache, Gateway: box.socket, Images: bases.address,
-		Environ: l.cfg.Environ, Log: l.cfg.Log, Progress: l.engineEvent, Tier: l.cfg.Tier,
+		Environ: l.cfg.Environ, Log: l.cfg.Log, Progress: l.engineEvent, Tier: l.cfg.Tier, Notice: l.engineNotice,
 	})
 	if err != nil {
 		return nil, err
@@ -301,6 +301,11 @@ func (l *Line) client() (*dagger.Client, error) {
 		return nil, err
 	}
 	return e.Client, nil
+}
+
+// engineNotice says whom this run waits for before it has an engine.
+func (l *Line) engineNotice(text string) {
+	l.cfg.Sink.Emit(progress.Event{Step: "engine", Kind: progress.Note, Text: text})
 }
 
 // engineEvent shows what RUN steps print under the image they belong to.

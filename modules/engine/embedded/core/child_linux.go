@@ -19,7 +19,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"drydock/modules/artifact"
-	"drydock/modules/jail"
 )
 
 const (
@@ -33,13 +32,12 @@ const (
 
 // childConfig is the first line on the engine child's standard input.
 type childConfig struct {
-	Root          string
-	GatewaySocket string
-	ImagesAddr    string
-	LockWait      time.Duration
-	Owner         int
-	Tier          string
-	LandlockABI   int
+	Root        string
+	LockWait    time.Duration
+	Tier        string
+	LandlockABI int
+	Quota       int64
+	Self        Running
 }
 
 // ready is what the engine child says once, on descriptor 3.
@@ -74,28 +72,19 @@ func (w *wireError) error() error {
 	return &artifact.Error{Kind: w.Kind, Op: w.Op, Place: w.Place, Message: w.Message, Remedy: w.Remedy}
 }
 
-// StartChild starts the engine in a child process and waits until it serves.
-// ctx covers the start only. As root the child stays in the first user
-// namespace; where that is refused it gets one of its own; where the kernel
-// gives neither it stays where we are. Which of them works is tried, never
-// guessed from the user id.
-func StartChild(ctx context.Context, c ChildConfig) (*Child, error) {
-	root, err := filepath.Abs(c.Root)
-	if err != nil {
-		return nil, fmt.Errorf("starting the engine: %w", err)
-	}
-	c.Root = root
-	if err := os.MkdirAll(filepath.Join(root, "tmp"), 0o700); err != nil {
-		return nil, &artifact.Error{Kind: artifact.KindFault, Op: "starting the engine", Place: root, Err: err}
-	}
+// startAnyMode starts the engine in a child process. As root the child stays in
+// the first user namespace; where that is refused it gets one of its own; where
+// the kernel gives neither it stays where we are. Which of them works is tried,
+// never guessed from the user id.
+func startAnyMode(ctx context.Context, c ChildConfig, build string) (*starter, error) {
 	modes, err := modesOf(c.Tier)
 	if err != nil {
 		return nil, err
 	}
-	var child *Child
+	sweepStale(c.Root)
 	var said []error
 	for _, mode := range modes {
-		child, err = startIn(ctx, c, mode)
+		child, err := startIn(ctx, c, mode, build)
 		if !refused(err) {
 			return child, err
 		}
@@ -112,7 +101,7 @@ func StartChild(ctx context.Context, c ChildConfig) (*Child, error) {
 		Kind: artifact.KindFault, Op: "starting the engine", Err: errors.Join(said...),
 		Message: "no tier works here", Remedy: "drydock doctor names the setting that is missing",
 	}
-	if report, err := Probe(ctx, root, c.Environ); err == nil && report.Tier == "" {
+	if report, err := Probe(ctx, c.Root, c.Environ); err == nil && report.Tier == "" {
 		e.Err, e.Remedy = nil, report.Refusal()
 	}
 	return nil, e
@@ -169,10 +158,21 @@ func listen(root string) (l *net.UnixListener, path string, remove func(), err e
 	return l, path, remove, nil
 }
 
+// sweepStale removes what a killed engine left of its sockets.
+func sweepStale(root string) {
+	r, err := discover(root)
+	if err != nil {
+		return
+	}
+	_ = os.Remove(filepath.Join(root, discoveryName))
+	removeSockets(root, *r)
+}
+
 // sweep removes sockets nobody listens on any more.
 func sweep(dir string) {
 	old, _ := filepath.Glob(filepath.Join(dir, "*.sock"))
-	for _, path := range old {
+	controls, _ := filepath.Glob(filepath.Join(dir, "*.ctl"))
+	for _, path := range append(old, controls...) {
 		c, err := net.DialTimeout("unix", path, time.Second)
 		if err == nil {
 			c.Close()
@@ -182,7 +182,16 @@ func sweep(dir string) {
 	}
 }
 
-func startIn(ctx context.Context, c ChildConfig, mode string) (_ *Child, err error) {
+// starter is an engine child as the process that started it sees it.
+type starter struct {
+	running  Running
+	cmd      *exec.Cmd
+	lifeline io.Closer // what keeps the engine up until it has a member
+	done     chan struct{}
+	ended    error // set when done is closed
+}
+
+func startIn(ctx context.Context, c ChildConfig, mode, build string) (_ *starter, err error) {
 	l, socket, remove, err := listen(c.Root)
 	if err != nil {
 		return nil, err
@@ -204,70 +213,45 @@ func startIn(ctx context.Context, c ChildConfig, mode string) (_ *Child, err err
 	}
 	defer r.Close()
 	defer w.Close()
+	running := Running{
+		Protocol: protocol, Build: build, Owner: os.Getpid(), Control: controlPath(socket), Socket: socket,
+		Tier: tierOf(mode), Mode: mode, Quota: c.Quota, Started: time.Now(),
+	}
 	config, err := json.Marshal(childConfig{
-		Root: c.Root, GatewaySocket: c.GatewaySocket, ImagesAddr: c.ImagesAddr, LockWait: c.LockWait, Owner: os.Getpid(),
-		Tier: tierOf(mode), LandlockABI: c.LandlockABI,
+		Root: c.Root, LockWait: c.LockWait, Tier: tierOf(mode), LandlockABI: c.LandlockABI, Quota: c.Quota, Self: running,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("starting the engine: %w", err)
 	}
 	log := &tail{to: c.Log}
-	sp := jail.NewSpawner()
+	// no spawner: the engine may outlive us, for those who joined it
 	cmd, lifeline, err := spawn{
 		program: executable(c.Program), arg: argEngine, mode: mode, environ: c.Environ,
 		flags: unix.CLONE_NEWNS | unix.CLONE_NEWPID, tmp: filepath.Join(c.Root, "tmp"),
 		stderr: log, files: []*os.File{w, lf},
-	}.start(ctx, sp, config)
+	}.start(ctx, nil, config)
 	w.Close()
 	if err != nil {
-		sp.Close()
 		return nil, err
 	}
-	child := watch(cmd, lifeline, sp)
-	child.Socket, child.Tier, child.Mode = socket, tierOf(mode), mode
-	stop := child.stop
-	child.stop = func() error { defer remove(); return stop() }
-	if err := awaitReady(ctx, r, c, mode, child.Done, log); err != nil {
-		_ = cmd.Process.Kill()
-		_ = child.stop()
+	running.PID = cmd.Process.Pid
+	child := &starter{running: running, cmd: cmd, lifeline: lifeline, done: make(chan struct{})}
+	go func() {
+		child.ended = cmd.Wait()
+		close(child.done)
+	}()
+	if err := awaitReady(ctx, r, c, mode, child.done, log); err != nil {
+		child.abort()
 		return nil, err
 	}
 	return child, nil
 }
 
-// watch waits for the child and knows how to end it.
-func watch(cmd *exec.Cmd, lifeline io.Closer, sp *jail.Spawner) *Child {
-	done := make(chan struct{})
-	var ended error
-	go func() {
-		ended = cmd.Wait()
-		sp.Close()
-		close(done)
-	}()
-	var once sync.Once
-	return &Child{
-		Done: done,
-		err: func() error {
-			select {
-			case <-done:
-				return ended
-			default:
-				return nil
-			}
-		},
-		stop: func() error {
-			once.Do(func() {
-				lifeline.Close()
-				select {
-				case <-done:
-				case <-time.After(stopTime):
-					_ = cmd.Process.Kill()
-					<-done
-				}
-			})
-			return nil
-		},
-	}
+// abort ends a child nobody has joined.
+func (s *starter) abort() {
+	s.lifeline.Close()
+	_ = s.cmd.Process.Kill()
+	<-s.done
 }
 
 // awaitReady waits for the child's word.

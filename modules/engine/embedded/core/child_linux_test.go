@@ -25,7 +25,14 @@ func TestLockConflict(t *testing.T) {
 	root := stateDir(t)
 	first := startChild(t, ChildConfig{Root: root})
 	start := time.Now()
-	_, err := StartChild(t.Context(), ChildConfig{Root: root, LockWait: 300 * time.Millisecond, Environ: os.Environ()})
+	var notices []string
+	_, err := StartChild(t.Context(), ChildConfig{
+		Root: root, LockWait: 600 * time.Millisecond, Environ: os.Environ(), build: "another",
+		Notice: func(s string) { notices = append(notices, s) },
+	})
+	if len(notices) != 1 || !strings.Contains(notices[0], strconv.Itoa(os.Getpid())) {
+		t.Errorf("it said while it waited: %q", notices)
+	}
 	var e *artifact.Error
 	if !errors.As(err, &e) || e.Kind != artifact.KindFault || !strings.Contains(e.Message, strconv.Itoa(os.Getpid())) || e.Remedy == "" {
 		t.Fatalf("got %#v", err)

@@ -10,6 +10,9 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"strconv"
+	"time"
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
@@ -33,10 +36,13 @@ func ChildMain(args []string, serve Serve) (handled bool, exit int) {
 	default:
 		return false, 0
 	}
-	// forgotten by the exec that gained capabilities: ask again
-	if err := jail.DieWithParent(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return true, 1
+	// forgotten by the exec that gained capabilities: ask again. The engine
+	// lives as long as the processes that use it, which its sockets tell.
+	if args[1] != argEngine {
+		if err := jail.DieWithParent(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return true, 1
+		}
 	}
 	in := bufio.NewReaderSize(os.Stdin, 16)
 	if len(args) == 2 && inFreshUserNS() {
@@ -86,6 +92,9 @@ func execAgain(arg string) error {
 // engineMain is the engine child.
 func engineMain(in *bufio.Reader, out *os.File, serve Serve) error {
 	logrus.SetLevel(logrus.ErrorLevel)
+	// the log may be a pipe to a process that ends before us; not ignored but
+	// caught, because steps would inherit the former
+	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 	say := func(r ready) {
 		b, _ := json.Marshal(r)
 		_, _ = out.Write(append(b, '\n'))
@@ -99,6 +108,7 @@ func engineMain(in *bufio.Reader, out *os.File, serve Serve) error {
 	if err := json.Unmarshal(line, &c); err != nil {
 		return fmt.Errorf("reading the configuration: %w", err)
 	}
+	c.Self.PID = ownPID()
 	if err := prepareProcess(c.Tier); err != nil {
 		say(ready{Error: toWire(err), Mode: true})
 		return err
@@ -106,22 +116,24 @@ func engineMain(in *bufio.Reader, out *os.File, serve Serve) error {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
 	defer stop()
 	ctx, cancel := context.WithCancelCause(ctx)
+	lives := newMembers(func() {
+		cancel(errors.New("everybody has left"))
+		time.AfterFunc(stopTime, func() { _ = unix.Kill(unix.Getpid(), unix.SIGKILL) }) // nobody is left who would
+	})
+	lives.hold()
 	go func() {
-		_, _ = io.Copy(io.Discard, in) // the lifeline
-		cancel(errors.New("the main process is gone"))
+		_, _ = io.Copy(io.Discard, in) // until the one who starts us has joined, or is gone
+		lives.release()
 	}()
 	core, err := New(ctx, Options{
-		Root: c.Root, GatewaySocket: c.GatewaySocket, ImagesAddr: c.ImagesAddr,
-		LockWait: c.LockWait, Owner: c.Owner, Log: os.Stderr,
-		Tier: c.Tier, LandlockABI: c.LandlockABI,
+		Root: c.Root, LockWait: c.LockWait, Owner: c.Self.Owner, Log: os.Stderr,
+		Tier: c.Tier, LandlockABI: c.LandlockABI, Quota: c.Quota, members: lives,
 	})
 	if err != nil {
 		say(ready{Error: toWire(err)})
 		return err
 	}
-	lf := os.NewFile(fdListener, "listener")
-	l, err := net.FileListener(lf)
-	lf.Close()
+	forget, l, err := openSockets(core, c)
 	if err != nil {
 		say(ready{Error: toWire(err)})
 		return errors.Join(err, core.Close())
@@ -131,7 +143,73 @@ func engineMain(in *bufio.Reader, out *os.File, serve Serve) error {
 	if ctx.Err() != nil {
 		err = nil // it was asked to end
 	}
+	forget()
 	return errors.Join(err, core.Close())
+}
+
+// openSockets takes the front's listener over and makes the control socket.
+// forget removes both, so that nobody finds an engine that is about to end.
+func openSockets(core *Core, c childConfig) (forget func(), front net.Listener, err error) {
+	lf := os.NewFile(fdListener, "listener")
+	front, err = net.FileListener(lf)
+	lf.Close()
+	if err != nil {
+		return nil, nil, fmt.Errorf("taking over the engine's socket: %w", err)
+	}
+	l, err := listenControl(c.Root, c.Self)
+	if err != nil {
+		front.Close()
+		return nil, nil, err
+	}
+	ctl := &controller{core: core, self: c.Self, starter: func() { keepLog(c.Root) }}
+	go ctl.serve(l)
+	return func() {
+		_ = os.Remove(filepath.Join(c.Root, discoveryName))
+		l.Close()
+		removeSockets(c.Root, c.Self)
+	}, front, nil
+}
+
+// removeSockets removes an engine's sockets, and their directory if it was
+// made for them.
+func removeSockets(root string, r Running) {
+	_ = os.Remove(r.Control)
+	_ = os.Remove(r.Socket)
+	if dir := filepath.Dir(r.Socket); dir != filepath.Join(root, "run") {
+		_ = os.Remove(dir)
+	}
+}
+
+// maxLog is where an engine's own log file starts anew.
+const maxLog = 4 << 20
+
+// keepLog sends the log to a file of our own, once the process it went to has
+// ended.
+func keepLog(root string) {
+	flags := os.O_CREATE | os.O_WRONLY | os.O_APPEND
+	path := filepath.Join(root, "engine.log")
+	if fi, err := os.Stat(path); err == nil && fi.Size() > maxLog {
+		flags |= os.O_TRUNC
+	}
+	f, err := os.OpenFile(path, flags, 0o600)
+	if err != nil {
+		return // what is logged from here on is lost
+	}
+	defer f.Close()
+	for _, fd := range []int{1, 2} {
+		_ = unix.Dup3(int(f.Fd()), fd, 0)
+	}
+}
+
+// ownPID is this process's id as the process that started it knows it: /proc
+// is still that of its process namespace.
+func ownPID() int {
+	name, err := os.Readlink("/proc/self")
+	if err != nil {
+		return 0
+	}
+	pid, _ := strconv.Atoi(name)
+	return pid
 }
 
 // prepareProcess makes this process what an engine of the tier is.

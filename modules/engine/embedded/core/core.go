@@ -19,8 +19,8 @@ import (
 	"drydock/modules/engine/embedded/executor"
 )
 
-// BaseHost is the registry host that stands for Options.ImagesAddr: references
-// to it stay the same whatever port the loopback registry got.
+// BaseHost is the registry host that stands for ChildConfig.ImagesAddr:
+// references to it stay the same whatever port the loopback registry got.
 const BaseHost = "base.drydock.internal"
 
 // The tiers: how steps are kept apart from the engine and the host.
@@ -29,28 +29,26 @@ const (
 	TierContainer  = executor.TierContainer  // T2: an ordinary container as root, where the kernel gives neither namespaces nor mounts
 )
 
-// Options says where the engine keeps its state and what it may reach.
+// Options says where the engine keeps its state.
 type Options struct {
 	// Root is the state directory. One engine uses it at a time.
 	Root string
-	// GatewaySocket is the unix socket of the mirror gateway; "" leaves the
-	// steps with loopback only.
-	GatewaySocket string
-	// ImagesAddr is host:port of the loopback registry that BaseHost stands
-	// for; "" refuses such references.
-	ImagesAddr string
 	// LockWait is how long to wait for another engine to leave Root before
-	// giving up; 0 is ten seconds.
+	// giving up; 0 is thirty seconds.
 	LockWait time.Duration
 	// Tier is how steps are run: TierNamespaces (also "") or TierContainer.
 	Tier string
 	// LandlockABI caps what the steps of TierContainer use of Landlock, for
 	// tests: 0 uses all the kernel has, a negative number none.
 	LandlockABI int
+	// Quota is how much is kept, in bytes; 0 is a share of the disk.
+	Quota int64
 	// Owner is the process id that a competing engine is told; 0 is this one.
 	Owner int
 	// Log receives the engine's own log; nil discards it.
 	Log io.Writer
+
+	members *members // nil: nobody yet
 }
 
 // Core is a running engine inside the engine child.
@@ -59,6 +57,8 @@ type Core struct {
 	close   func() error
 	worker  *boundWorker
 	options Options
+	members *members
+	ctx     context.Context //nolint:containedctx // it is the engine's lifetime
 }
 
 // Client talks to the engine's controller over a private connection inside
@@ -76,9 +76,22 @@ type ChildConfig struct {
 	// Program is the executable re-executed; its main must call ChildMain
 	// first. "" is this executable.
 	Program string
-	// Root, GatewaySocket, ImagesAddr and LockWait are as in Options.
-	Root, GatewaySocket, ImagesAddr string
-	LockWait                        time.Duration
+	// Root is as in Options. An engine that runs on it is joined.
+	Root string
+	// GatewaySocket is the unix socket of this process's mirror gateway; ""
+	// leaves its steps with loopback only.
+	GatewaySocket string
+	// ImagesAddr is host:port of this process's loopback registry, for which
+	// BaseHost stands; "" has none.
+	ImagesAddr string
+	// LockWait is how long to wait for an engine that cannot be joined; 0 is
+	// thirty seconds.
+	LockWait time.Duration
+	// Notice is told, after a moment, whom this process waits for; nil-able.
+	Notice func(string)
+	// Quota is how much the engine keeps, in bytes; 0 is a share of the disk.
+	// One that runs already keeps its own.
+	Quota int64
 	// Tier forces a tier; "" takes the best this host gives.
 	Tier string
 	// LandlockABI is as in Options.
@@ -86,24 +99,32 @@ type ChildConfig struct {
 	// Environ is the caller's environment. Nothing of it reaches the child;
 	// its PATH is where newuidmap is looked for.
 	Environ []string
-	// Log receives what the child writes to its log; nil discards it.
+	// Log receives what the child writes to its log; nil discards it. One that
+	// joins an engine gets none of it.
 	Log io.Writer
+
+	build string // stands for the program's build id, for tests
 }
 
-// Child is a running engine child as the main process sees it. The child ends
-// when Close is called or when this process ends, however it ends.
+// Child is a running engine child as a main process sees it. The engine ends
+// when the last process that uses it has closed it or ended, however it ended.
 type Child struct {
 	Socket string          // unix socket on which the child serves
 	Tier   string          // the tier it runs steps in
 	Mode   string          // "root" (identity map), "rootless" (user namespace) or "container" (no namespaces)
-	Done   <-chan struct{} // closed when the child has ended
+	Member string          // what the engine knows this process by
+	Joined bool            // it ran already
+	Done   <-chan struct{} // closed when the child has ended, or after Close
 
-	stop func() error
-	err  func() error
+	reaped <-chan struct{} // closed when the child was waited for; nil for one that joined
+	stop   func() error
+	err    func() error
 }
 
-// Close asks the child to end, waits, and kills it if it does not.
+// Close leaves the engine. When nobody else uses it, it ends, and Close waits
+// for that.
 func (c *Child) Close() error { return c.stop() }
 
-// Err says how the child ended; nil before that and after a clean end.
+// Err says how the child ended; nil before that, after a clean end, and for an
+// engine this process has not started.
 func (c *Child) Err() error { return c.err() }

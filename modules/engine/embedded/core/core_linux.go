@@ -86,7 +86,7 @@ func New(ctx context.Context, o Options) (_ *Core, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Core{client: cl, close: open.close, worker: w, options: o}, nil
+	return &Core{client: cl, close: open.close, worker: w, options: o, members: w.members, ctx: ctx}, nil
 }
 
 // Worker is the engine's worker, into which a front may put sources of its own
@@ -96,8 +96,8 @@ func (c *Core) Worker() *base.Worker { return c.worker.Worker }
 // Root is the engine's state directory.
 func (c *Core) Root() string { return c.options.Root }
 
-// Gateway is the unix socket of the mirror gateway, "" without one.
-func (c *Core) Gateway() string { return c.options.GatewaySocket }
+// Member finds a process that has joined by its id; nil when it is gone.
+func (c *Core) Member(id string) *Member { return c.members.get(id) }
 
 // WrapExecutor puts a decorator around the executor of every step. A front
 // calls it before it serves.

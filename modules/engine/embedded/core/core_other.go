@@ -11,6 +11,8 @@ import (
 
 type boundWorker struct{}
 
+type members struct{}
+
 func unsupported(op string) error {
 	return &artifact.Error{
 		Kind: artifact.KindFault, Op: op,
@@ -26,6 +28,9 @@ func New(context.Context, Options) (*Core, error) { return nil, unsupported("ope
 func StartChild(context.Context, ChildConfig) (*Child, error) {
 	return nil, unsupported("starting the engine")
 }
+
+// FindRunning finds nothing.
+func FindRunning(string) *Running { return nil }
 
 // ChildMain handles nothing: there is no engine child on this system.
 func ChildMain([]string, Serve) (handled bool, exit int) { return false, 0 }

@@ -15,13 +15,16 @@ import (
 	"drydock/modules/artifact"
 )
 
-const defaultLockWait = 10 * time.Second
+const (
+	defaultLockWait = 30 * time.Second
+	lockName        = "lock" // in the state directory, held by the engine child
+)
 
 // lock takes the state directory for this engine. BuildKit itself would hang
 // in its databases without a word when two engines share one. The lock goes
 // with the process, however it ends; the file stays.
 func lock(ctx context.Context, o Options) (unlock func() error, err error) {
-	path := filepath.Join(o.Root, "lock")
+	path := filepath.Join(o.Root, lockName)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, &artifact.Error{Kind: artifact.KindFault, Op: "locking the engine's state", Place: path, Err: err}

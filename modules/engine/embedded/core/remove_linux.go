@@ -27,11 +27,11 @@ func RemoveState(ctx context.Context, c ChildConfig) error {
 	if _, err := os.Stat(root); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	unlock, err := lock(ctx, Options{Root: root, LockWait: c.LockWait})
+	unlock, err := lockAll(ctx, c, root)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = unlock() }()
+	defer unlock()
 	if err := os.RemoveAll(root); !errors.Is(err, fs.ErrPermission) {
 		return err
 	}
@@ -52,6 +52,28 @@ func RemoveState(ctx context.Context, c ChildConfig) error {
 		}
 	}
 	return nil
+}
+
+// lockAll keeps engines from using and from being started on a directory.
+func lockAll(ctx context.Context, c ChildConfig, root string) (unlock func(), err error) {
+	c.Root = root
+	w := newWaiter(c)
+	for {
+		var held, starting func()
+		if starting, err = tryLock(filepath.Join(root, startLock)); err == nil {
+			if held, err = tryLock(filepath.Join(root, lockName)); err == nil {
+				return func() { held(); starting() }, nil
+			}
+			starting()
+		}
+		var busy *busyError
+		if !errors.As(err, &busy) {
+			return nil, err
+		}
+		if err := w.wait(ctx, busy); err != nil {
+			return nil, err
+		}
+	}
 }
 
 // removeMain is the removing child.

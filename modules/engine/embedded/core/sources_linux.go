@@ -1,6 +1,7 @@
 package core
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -30,21 +31,20 @@ func refuseSource(identifier string) error {
 	}
 }
 
-// registryHosts resolves BaseHost to the loopback registry and lets nothing
-// else through but registries on loopback addresses, over plain HTTP.
-func registryHosts(imagesAddr string) docker.RegistryHosts {
-	httpClient := &http.Client{Transport: &http.Transport{
+// registryHosts resolves BaseHost to the loopback registries of those who have
+// joined and lets nothing else through but registries on loopback addresses,
+// over plain HTTP.
+func registryHosts(images func(context.Context) []string) docker.RegistryHosts {
+	httpClient := &http.Client{Transport: &baseTransport{images: images, Transport: &http.Transport{
 		Proxy:                 nil, // loopback needs none, and nothing else is reached
 		DialContext:           (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
 		ResponseHeaderTimeout: time.Minute,
 		MaxIdleConnsPerHost:   8,
 		IdleConnTimeout:       time.Minute,
-	}}
+	}}}
 	return func(host string) ([]docker.RegistryHost, error) {
-		target := host
 		switch {
-		case host == BaseHost && imagesAddr != "":
-			target = imagesAddr
+		case host == BaseHost && len(images(context.Background())) > 0:
 		case isLoopback(host):
 		default:
 			return nil, &artifact.Error{
@@ -54,10 +54,39 @@ func registryHosts(imagesAddr string) docker.RegistryHosts {
 			}
 		}
 		return []docker.RegistryHost{{
-			Client: httpClient, Host: target, Scheme: "http", Path: "/v2",
+			Client: httpClient, Host: host, Scheme: "http", Path: "/v2",
 			Capabilities: docker.HostCapabilityPull | docker.HostCapabilityResolve,
 		}}, nil
 	}
+}
+
+// baseTransport sends requests to BaseHost to one of the registries that have
+// bases. What they serve is asked for by digest, so any that has it will do,
+// also when another has gone.
+type baseTransport struct {
+	*http.Transport
+	images func(context.Context) []string
+}
+
+// RoundTrip asks one after the other.
+func (t *baseTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.URL.Host != BaseHost {
+		return t.Transport.RoundTrip(r)
+	}
+	var resp *http.Response
+	err := fmt.Errorf("no run that serves %s is left", BaseHost)
+	for _, addr := range t.images(r.Context()) {
+		if resp != nil {
+			resp.Body.Close()
+		}
+		one := r.Clone(r.Context())
+		one.URL.Host, one.Host = addr, addr
+		resp, err = t.Transport.RoundTrip(one)
+		if err == nil && resp.StatusCode != http.StatusNotFound {
+			break
+		}
+	}
+	return resp, err
 }
 
 func isLoopback(hostport string) bool {

@@ -49,7 +49,8 @@ type spawn struct {
 }
 
 // start starts the child. Its standard input is the lifeline: config is its
-// first line, and its end tells the child that we are gone.
+// first line, and its end tells the child that we are gone. Without a spawner
+// that is all that ends it.
 func (s spawn) start(ctx context.Context, sp *jail.Spawner, config []byte) (*exec.Cmd, io.Closer, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -69,7 +70,11 @@ func (s spawn) start(ctx context.Context, sp *jail.Spawner, config []byte) (*exe
 		cmd.SysProcAttr.Cloneflags = 0
 		cmd.Args = append(cmd.Args, argHere)
 	}
-	if err := sp.Start(cmd); err != nil {
+	start := cmd.Start
+	if sp != nil {
+		start = func() error { return sp.Start(cmd) }
+	}
+	if err := start(); err != nil {
 		w.Close()
 		return nil, nil, &namespaceError{mode: s.mode, err: err}
 	}

@@ -51,6 +51,8 @@ type boundWorker struct {
 	*base.Worker
 	exec *executor.Executor
 	wrap func(bkexec.Executor) bkexec.Executor // nil: as it is
+
+	members *members
 }
 
 var _ worker.Worker = (*boundWorker)(nil)
@@ -66,6 +68,8 @@ func (w *boundWorker) ResolveOp(v solver.Vertex, s frontend.FrontendLLBBridge, s
 		if err := refuseSource(o.Source.Identifier); err != nil {
 			return nil, err
 		}
+		fetch, err := w.Worker.ResolveOp(v, s, sm, p)
+		return w.route(fetch, err)
 	case *pb.Op_Exec:
 		var resources *pb.LinuxResources
 		if m, ok := v.Options().Metadata.(*linuxresources.Metadata); ok && m != nil {
@@ -75,9 +79,18 @@ func (w *boundWorker) ResolveOp(v solver.Vertex, s frontend.FrontendLLBBridge, s
 		if w.wrap != nil {
 			exec = w.wrap(exec)
 		}
-		return ops.NewExecOp(v, o, op.Platform, w.CacheMgr, w.ParallelismSem, sm, exec, w.Worker, resources, false)
+		run, err := ops.NewExecOp(v, o, op.Platform, w.CacheMgr, w.ParallelismSem, sm, exec, w.Worker, resources, false)
+		return w.route(run, err)
 	}
 	return w.Worker.ResolveOp(v, s, sm, p)
+}
+
+// route runs an operation for one of those who have joined.
+func (w *boundWorker) route(op solver.Op, err error) (solver.Op, error) {
+	if err != nil {
+		return nil, err
+	}
+	return &routedOp{Op: op, members: w.members}, nil
 }
 
 // ResolveSourceMetadata refuses what ResolveOp would.
@@ -95,8 +108,12 @@ func (w *boundWorker) Close() error {
 }
 
 func newWorker(ctx context.Context, o Options, open *stack) (*boundWorker, error) {
+	members := o.members
+	if members == nil {
+		members = newMembers(nil)
+	}
 	exec, err := executor.New(executor.Options{
-		Root: filepath.Join(o.Root, "steps"), GatewaySocket: o.GatewaySocket, Tier: o.Tier, LandlockABI: o.LandlockABI,
+		Root: filepath.Join(o.Root, "steps"), Tier: o.Tier, LandlockABI: o.LandlockABI,
 	})
 	if err != nil {
 		return nil, err
@@ -107,13 +124,13 @@ func newWorker(ctx context.Context, o Options, open *stack) (*boundWorker, error
 		return nil, err
 	}
 	opt.Executor = exec
-	opt.RegistryHosts = registryHosts(o.ImagesAddr)
+	opt.RegistryHosts = registryHosts(members.images)
 	w, err := base.NewWorker(ctx, opt)
 	if err != nil {
 		exec.Close()
 		return nil, fmt.Errorf("starting the worker: %w", err)
 	}
-	return &boundWorker{Worker: w, exec: exec}, nil
+	return &boundWorker{Worker: w, exec: exec, members: members}, nil
 }
 
 func workerOpt(ctx context.Context, o Options, open *stack) (base.WorkerOpt, error) {

@@ -37,7 +37,7 @@ const (
 // Options configure an Executor.
 type Options struct {
 	Root          string // directory of running steps
-	GatewaySocket string // "" leaves steps with loopback only
+	GatewaySocket string // "" leaves it to WithGateway
 	Tier          string // TierNamespaces (also "") or TierContainer
 	// LandlockABI caps what steps of TierContainer use of Landlock, for tests:
 	// 0 uses all the kernel has, a negative number none.
@@ -144,7 +144,10 @@ func (e *Executor) run(ctx context.Context, v Vertex, id string, root bkexec.Mou
 		return err
 	}
 	s := &step{e: e, vertex: v, dir: filepath.Join(e.opt.Root, id), process: p, markStarted: markStarted}
-	gateway := e.opt.GatewaySocket != "" && v.Digest != "" && p.Meta.NetMode != pb.NetMode_NONE
+	if s.socket = e.opt.GatewaySocket; s.socket == "" {
+		s.socket = gatewayFrom(ctx)
+	}
+	gateway := s.socket != "" && v.Digest != "" && p.Meta.NetMode != pb.NetMode_NONE
 	env := make([]string, 0, len(p.Meta.Env))
 	for _, kv := range p.Meta.Env {
 		if name, value, _ := strings.Cut(kv, "="); name == NetworkEnv {

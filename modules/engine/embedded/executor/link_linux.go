@@ -64,6 +64,7 @@ func (r *refusal) Error() string {
 type gatewayFault struct{ err error }
 
 func (f *gatewayFault) Error() string { return f.err.Error() }
+func (f *gatewayFault) Unwrap() error { return f.err }
 
 // link joins a step's network to the gateway.
 type link struct {
@@ -82,6 +83,7 @@ type link struct {
 	names  []string
 	conns  map[net.Conn]struct{}
 	closed bool
+	gone   bool // the gateway ended before the step
 }
 
 func (g *link) dial(h hello) (*net.UnixConn, error) {
@@ -152,6 +154,19 @@ func (g *link) readRefusals() {
 		}
 		g.mu.Unlock()
 	}
+	// what a step fetches without its gateway is not written down
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.closed {
+		g.gone = true
+		g.kill()
+	}
+}
+
+func (g *link) lost() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.gone
 }
 
 func (g *link) lookedUp(name string) {

@@ -26,6 +26,7 @@ const defaultHostname = "drydock"
 type step struct {
 	e           *Executor
 	vertex      Vertex
+	socket      string // the gateway's
 	dir         string
 	process     bkexec.ProcessInfo
 	spec        initproc.Spec

@@ -136,7 +136,7 @@ func (s *step) execute(ctx context.Context) error {
 	stopKill := context.AfterFunc(ctx, kill)
 	defer stopKill()
 
-	g := &link{vertex: s.vertex, socket: s.e.opt.GatewaySocket, stderr: stderr, kill: kill}
+	g := &link{vertex: s.vertex, socket: s.socket, stderr: stderr, kill: kill}
 	report, err := s.converse(sock, g)
 	if err != nil {
 		kill()
@@ -253,6 +253,9 @@ func (s *step) forwardSignals(sock *initSocket, done <-chan struct{}) {
 func (s *step) verdict(ctx context.Context, g *link, r initproc.Report, err error) error {
 	ok := err == nil && r.Error == "" && exitError(ctx, r, s.process.Meta.ValidExitCodes, "") == nil
 	refused := g.close(ok && ctx.Err() == nil)
+	if ctx.Err() == nil && refused == nil && g.lost() {
+		return &gatewayapi.ExitError{ExitCode: gatewayapi.UnknownExitStatus, Err: errGatewayLost}
+	}
 	if refused != nil {
 		return &gatewayapi.ExitError{ExitCode: gatewayapi.UnknownExitStatus, Err: refused}
 	}
@@ -261,7 +264,7 @@ func (s *step) verdict(ctx context.Context, g *link, r initproc.Report, err erro
 	}
 	var fault *gatewayFault
 	if errors.As(err, &fault) {
-		return fault.err
+		return fault
 	}
 	if err != nil {
 		return &gatewayapi.ExitError{

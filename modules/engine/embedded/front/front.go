@@ -15,22 +15,17 @@ package front
 import (
 	"context"
 	"crypto/hmac"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
 	contentlocal "github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/moby/buildkit/client"
-	"github.com/moby/buildkit/executor"
-	"github.com/moby/buildkit/worker/base"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -41,21 +36,27 @@ const Version = "v0.21.7"
 // are relative to.
 const WorkdirHeader = "X-Drydock-Workdir"
 
-// Options says what the front serves from.
+// Options says what a Server serves from.
 type Options struct {
 	Client  *client.Client // the engine's controller
-	Worker  *base.Worker   // its worker, into which the front puts its host source
-	Root    string         // directory for the front's own files
+	Shared  *Shared        // what all Servers of the engine have in common
+	ID      string         // names the Server's own directory
 	Gateway string         // the mirror gateway's socket; "" tells nobody which steps a build had
 	Base    string         // host name that base images are known by
+
+	// Bind is told which BuildKit session works for this Server, until unbind;
+	// nil-able.
+	Bind func(session string) (unbind func())
 }
 
-// Server answers queries. It is safe for concurrent use.
+// Server answers the queries of one client: it has that client's secrets,
+// events and gateway. It is safe for concurrent use.
 type Server struct {
 	client   *client.Client
 	root     string
 	gateway  string
 	base     string
+	bind     func(string) func()
 	platform ocispecs.Platform
 	schema   schema
 	salt     []byte
@@ -67,15 +68,15 @@ type Server struct {
 	memo     *memo
 }
 
-// New prepares the front: its directory under Root and its host source in the
-// worker. The caller puts Capture around the executor of every step.
+// New prepares a Server. The caller puts Shared.Capture around the executor of
+// every step, and closes the Server when its client has gone.
 func New(ctx context.Context, o Options) (*Server, error) {
 	s := &Server{
-		client: o.Client, root: o.Root, gateway: o.Gateway, base: o.Base,
-		schema: newSchema(), failures: newFailures(), host: newHostTrees(), secrets: newSecretStore(),
-		hub: newHub(), memo: newMemo(),
+		client: o.Client, root: filepath.Join(o.Shared.root, o.ID), gateway: o.Gateway, base: o.Base, bind: o.Bind,
+		schema: newSchema(), failures: o.Shared.failures, host: o.Shared.host, salt: o.Shared.salt,
+		secrets: newSecretStore(), hub: newHub(), memo: newMemo(),
 	}
-	if err := errors.Join(s.prepareRoot(), s.loadSalt()); err != nil {
+	if err := s.prepareRoot(); err != nil {
 		return nil, fmt.Errorf("preparing the front: %w", err)
 	}
 	workers, err := o.Client.ListWorkers(ctx)
@@ -83,19 +84,11 @@ func New(ctx context.Context, o Options) (*Server, error) {
 		return nil, fmt.Errorf("asking for the engine's platform: %w", errors.Join(err, errNoWorker(len(workers))))
 	}
 	s.platform = workers[0].Platforms[0]
-	if o.Worker != nil {
-		if err := s.host.install(o.Worker); err != nil {
-			return nil, fmt.Errorf("preparing the front: %w", err)
-		}
-	}
 	return s, nil
 }
 
-// Capture decorates the executor of a step: what the step prints is kept as
-// part of its result, and of its error when it fails.
-func (s *Server) Capture(inner executor.Executor) executor.Executor {
-	return &capture{Executor: inner, failures: s.failures}
-}
+// Close removes the Server's files.
+func (s *Server) Close() error { return os.RemoveAll(s.root) }
 
 func errNoWorker(n int) error {
 	if n == 0 {
@@ -104,12 +97,8 @@ func errNoWorker(n int) error {
 	return nil
 }
 
-// prepareRoot makes the front's directories. What an earlier process left in
-// them is dropped: nothing in them outlives a session.
+// prepareRoot makes the Server's directories.
 func (s *Server) prepareRoot() error {
-	if err := os.RemoveAll(s.root); err != nil {
-		return err
-	}
 	for _, dir := range []string{s.tarballs(), s.scratch()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
@@ -121,22 +110,6 @@ func (s *Server) prepareRoot() error {
 	}
 	s.content = store
 	return nil
-}
-
-// loadSalt reads, or makes, the key under which secrets are named in graphs:
-// kept, so that the next session finds what was built with the same secret.
-func (s *Server) loadSalt() error {
-	path := s.root + ".salt"
-	salt, err := os.ReadFile(path)
-	if err == nil && len(salt) == 32 {
-		s.salt = salt
-		return nil
-	}
-	s.salt = make([]byte, 32)
-	if _, err := rand.Read(s.salt); err != nil {
-		return err
-	}
-	return os.WriteFile(path, s.salt, 0o600)
 }
 
 func (s *Server) tarballs() string { return filepath.Join(s.root, "tarballs") }
@@ -155,19 +128,4 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("POST /query", s.serveQuery)
 	mux.HandleFunc("GET /events", s.hub.serve)
 	return mux
-}
-
-// Serve answers on l until ctx is done.
-func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	server := &http.Server{
-		Handler:           s.Handler(),
-		ReadHeaderTimeout: 10 * time.Second,
-		BaseContext:       func(net.Listener) context.Context { return ctx },
-	}
-	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
-	defer stop()
-	if err := server.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serving the Dagger API: %w", err)
-	}
-	return context.Cause(ctx)
 }

@@ -50,7 +50,14 @@ func (s *Server) build(ctx context.Context, j job, fn gateway.BuildFunc) error {
 			secretsprovider.NewSecretProvider(layeredSecrets{s.secrets, j.secrets}),
 		},
 	}
-	_, err := s.client.Build(ctx, opt, "drydock", fn, status)
+	unbind := func() {}
+	_, err := s.client.Build(ctx, opt, "drydock", func(ctx context.Context, gw gateway.Client) (*gateway.Result, error) {
+		if s.bind != nil {
+			unbind = s.bind(gw.BuildOpts().SessionID)
+		}
+		return fn(ctx, gw)
+	}, status)
+	unbind()
 	wg.Wait()
 	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)
