@@ -1,0 +1,191 @@
+package trees
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// origin names an inode of a delta for as long as the file system lives: a
+// number is used again, but not with the same time of birth.
+type origin struct {
+	Ino   uint64
+	Birth int64
+}
+
+// file is one file as it was last seen, with those below it.
+type file struct {
+	Mode         uint32
+	UID, GID     uint32
+	Rdev         uint64
+	Size         int64
+	Mtime, Ctime int64 // nanoseconds since 1970
+	Ino          uint64
+	Links        uint32
+
+	From   origin // the inode in Delta that has the same content, zero if unknown
+	Delta  string // the delta that has this file
+	Shared bool   // it is the very inode of the delta
+
+	Kids map[string]*file
+}
+
+func (f *file) dir() bool { return f != nil && f.Mode&unix.S_IFMT == unix.S_IFDIR }
+
+// names are the names of what is below, in order.
+func (f *file) names() []string {
+	if f == nil {
+		return nil
+	}
+	out := make([]string, 0, len(f.Kids))
+	for n := range f.Kids {
+		out = append(out, n)
+	}
+	slices.Sort(out)
+	return out
+}
+
+func (f *file) kid(name string) *file {
+	if f == nil {
+		return nil
+	}
+	return f.Kids[name]
+}
+
+// count is how many files there are.
+func (f *file) count() int {
+	n := 1
+	for _, k := range f.Kids {
+		n += k.count()
+	}
+	return n
+}
+
+// untouched: the kernel has changed nothing about the file.
+func (f *file) untouched(was *file) bool {
+	return f.Ino == was.Ino && f.Ctime == was.Ctime && f.sameMeta(was) && f.Size == was.Size && f.Mtime == was.Mtime
+}
+
+func (f *file) sameMeta(other *file) bool {
+	return f.Mode == other.Mode && f.UID == other.UID && f.GID == other.GID && f.Rdev == other.Rdev
+}
+
+const statMask = unix.STATX_BASIC_STATS | unix.STATX_BTIME
+
+// look reads what the kernel knows of one file, and its own origin.
+func look(path string) (*file, origin, error) {
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_STATX_SYNC_AS_STAT, statMask, &st)
+	if errors.Is(err, unix.ENOSYS) {
+		return lookOld(path)
+	}
+	if err != nil {
+		return nil, origin{}, &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	f := &file{
+		Mode: uint32(st.Mode), UID: st.Uid, GID: st.Gid, Rdev: unix.Mkdev(st.Rdev_major, st.Rdev_minor),
+		Size: int64(st.Size), Mtime: st.Mtime.Sec*1e9 + int64(st.Mtime.Nsec), Ctime: st.Ctime.Sec*1e9 + int64(st.Ctime.Nsec),
+		Ino: st.Ino, Links: st.Nlink,
+	}
+	var o origin
+	if st.Mask&unix.STATX_BTIME != 0 {
+		o = origin{Ino: st.Ino, Birth: st.Btime.Sec*1e9 + int64(st.Btime.Nsec)}
+	}
+	return f, o, nil
+}
+
+// lookOld is for kernels, or filters, without statx: origins stay unknown.
+func lookOld(path string) (*file, origin, error) {
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		return nil, origin{}, &os.PathError{Op: "lstat", Path: path, Err: err}
+	}
+	return &file{
+		Mode: st.Mode, UID: st.Uid, GID: st.Gid, Rdev: uint64(st.Rdev), Size: st.Size,
+		Mtime: st.Mtim.Nano(), Ctime: st.Ctim.Nano(), Ino: st.Ino, Links: uint32(st.Nlink),
+	}, origin{}, nil
+}
+
+// scan looks at everything below dir.
+func scan(dir string) (*file, error) {
+	f, _, err := look(dir)
+	if err != nil {
+		return nil, err
+	}
+	return f, scanInto(f, dir)
+}
+
+func scanInto(f *file, dir string) error {
+	names, err := list(dir)
+	if err != nil {
+		return err
+	}
+	f.Kids = make(map[string]*file, len(names))
+	for _, name := range names {
+		path := dir + "/" + name
+		k, _, err := look(path)
+		if err != nil {
+			return err
+		}
+		f.Kids[name] = k
+		if k.dir() {
+			if err := scanInto(k, path); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// list gives the names in a directory, in no order.
+func list(dir string) ([]string, error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	return d.Readdirnames(-1)
+}
+
+// walk calls fn for every file below f, parents first and in order. Paths
+// start with a slash; f itself is "/".
+func (f *file) walk(fn func(path string, f *file) error) error { return f.walkAt("", fn) }
+
+func (f *file) walkAt(path string, fn func(string, *file) error) error {
+	shown := path
+	if shown == "" {
+		shown = "/"
+	}
+	if err := fn(shown, f); err != nil {
+		return err
+	}
+	for _, n := range f.names() {
+		if err := f.Kids[n].walkAt(path+"/"+n, fn); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// at finds the file of a path.
+func (f *file) at(path string) *file {
+	for _, n := range split(path) {
+		f = f.kid(n)
+	}
+	return f
+}
+
+// split gives the names of a path.
+func split(path string) []string {
+	var out []string
+	for path != "" && path != "/" && path != "." {
+		dir, base := filepath.Split(filepath.Clean(path))
+		out = append(out, base)
+		path = filepath.Clean(dir)
+	}
+	slices.Reverse(out)
+	return out
+}

@@ -1,0 +1,193 @@
+package trees
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+// copiers is how many files are copied at once: the work is the kernel's, and
+// a second one fills what the first waits for.
+const copiers = 4
+
+// syncer turns the directory tree at dir, known as have, into want.
+type syncer struct {
+	dir  string
+	link bool // hard links to the deltas in place of copies: nobody writes to it
+	src  func(f *file, path string) string
+
+	keep   map[origin]bool     // groups of hard links that are as they should be
+	groups map[origin][]string // paths of want that are one file
+	copied errgroup.Group
+	later  []func() error // links and directories, once the files are there
+}
+
+// sync does it and returns the new state. What happened to the directory after
+// an error is unknown: it must be removed.
+func (s *syncer) sync(have, want *file) (*file, error) {
+	s.copied.SetLimit(copiers)
+	s.findGroups(have, want)
+	out, err := s.directory("", have, want)
+	if cerr := s.copied.Wait(); err == nil {
+		err = cerr
+	}
+	for i := 0; err == nil && i < len(s.later); i++ {
+		err = s.later[i]()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("making a tree: %w", err)
+	}
+	return out, nil
+}
+
+// findGroups finds the files with several names, which must be one file in the
+// tree too. A group is kept whole or made anew whole.
+func (s *syncer) findGroups(have, want *file) {
+	s.groups, s.keep = map[origin][]string{}, map[origin]bool{}
+	if s.link {
+		return // linking keeps them by itself
+	}
+	_ = want.walk(func(path string, f *file) error {
+		if !f.dir() && f.Links > 1 && f.From != (origin{}) {
+			s.groups[f.From] = append(s.groups[f.From], path)
+		}
+		return nil
+	})
+	for from, paths := range s.groups {
+		if len(paths) < 2 {
+			delete(s.groups, from)
+			continue
+		}
+		first := have.at(paths[0])
+		ok := true
+		for _, p := range paths {
+			h := have.at(p)
+			ok = ok && h != nil && !h.dir() && h.Ino == first.Ino && h.From == from && !h.Shared
+		}
+		s.keep[from] = ok
+	}
+}
+
+// directory makes the directory at path; have is nil when there is none yet.
+func (s *syncer) directory(path string, have, want *file) (*file, error) {
+	out := &file{Delta: want.Delta, Kids: make(map[string]*file, len(want.Kids))}
+	touched := have == nil
+	for name := range have.kids() {
+		if want.Kids[name] == nil {
+			touched = true
+			if err := os.RemoveAll(s.dir + path + "/" + name); err != nil {
+				return nil, err
+			}
+		}
+	}
+	for _, name := range want.names() {
+		k, changed, err := s.entry(path+"/"+name, have.kid(name), want.Kids[name])
+		if err != nil {
+			return nil, err
+		}
+		out.Kids[name] = k
+		touched = touched || changed
+	}
+	if !touched && have.sameMeta(want) && have.Mtime == want.Mtime && have.Delta == want.Delta {
+		keep := *have
+		keep.Kids = out.Kids
+		return &keep, nil
+	}
+	s.later = append(s.later, func() error {
+		return s.finish(path, want, out, func() error {
+			if have != nil {
+				if err := clearXattrs(s.dir+path, s.src(want, path)); err != nil {
+					return err
+				}
+			}
+			return copyMeta(s.dir+path, s.src(want, path), want)
+		})
+	})
+	return out, nil
+}
+
+func (f *file) kids() map[string]*file {
+	if f == nil {
+		return nil
+	}
+	return f.Kids
+}
+
+// finish does the last of a file and notes how it then looks.
+func (s *syncer) finish(path string, want, out *file, do func() error) error {
+	if err := do(); err != nil {
+		return err
+	}
+	f, _, err := look(s.dir + path)
+	if err != nil {
+		return err
+	}
+	f.Kids, f.Delta, f.From = out.Kids, want.Delta, want.From
+	f.Shared = s.link && !f.dir()
+	*out = *f
+	return nil
+}
+
+// entry makes one name; changed says that its directory was written to.
+func (s *syncer) entry(path string, have, want *file) (out *file, changed bool, err error) {
+	full := s.dir + path
+	if want.dir() {
+		if have != nil && !have.dir() {
+			if err := os.Remove(full); err != nil {
+				return nil, false, err
+			}
+			have = nil
+		}
+		if have == nil {
+			if err := os.Mkdir(full, 0o700); err != nil {
+				return nil, false, err
+			}
+		}
+		out, err := s.directory(path, have, want)
+		return out, have == nil, err
+	}
+	group, grouped := s.groups[want.From]
+	grouped = grouped && want.From != (origin{})
+	if have != nil && !have.dir() && !have.Shared && want.From != (origin{}) && have.From == want.From && (!grouped || s.keep[want.From]) {
+		keep := *have
+		keep.Delta = want.Delta
+		return &keep, false, nil
+	}
+	if have != nil {
+		if err := os.RemoveAll(full); err != nil {
+			return nil, false, err
+		}
+	}
+	out = &file{}
+	src := s.src(want, path)
+	switch {
+	case s.link:
+		s.copied.Go(func() error {
+			return s.finish(path, want, out, func() error { return linkOrCopy(full, src, want) })
+		})
+	case grouped && group[0] != path:
+		s.later = append(s.later, func() error {
+			return s.finish(path, want, out, func() error { return os.Link(s.dir+group[0], full) })
+		})
+	default:
+		s.copied.Go(func() error {
+			return s.finish(path, want, out, func() error { return copyFile(full, src, want) })
+		})
+	}
+	return out, true, nil
+}
+
+// linkOrCopy links, or copies where no further link can be made.
+func linkOrCopy(dst, src string, f *file) error {
+	err := unix.Linkat(unix.AT_FDCWD, src, unix.AT_FDCWD, dst, 0)
+	if errors.Is(err, unix.EMLINK) || errors.Is(err, unix.EXDEV) || errors.Is(err, unix.EPERM) {
+		return copyFile(dst, src, f)
+	}
+	if err != nil {
+		return &os.LinkError{Op: "link", Old: src, New: dst, Err: err}
+	}
+	return nil
+}
