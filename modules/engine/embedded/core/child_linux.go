@@ -36,6 +36,7 @@ type childConfig struct {
 	LockWait    time.Duration
 	Tier        string
 	LandlockABI int
+	NoOverlay   bool
 	Quota       int64
 	Self        Running
 }
@@ -218,7 +219,7 @@ func startIn(ctx context.Context, c ChildConfig, mode, build string) (_ *starter
 		Tier: tierOf(mode), Mode: mode, Quota: c.Quota, Started: time.Now(),
 	}
 	config, err := json.Marshal(childConfig{
-		Root: c.Root, LockWait: c.LockWait, Tier: tierOf(mode), LandlockABI: c.LandlockABI, Quota: c.Quota, Self: running,
+		Root: c.Root, LockWait: c.LockWait, Tier: tierOf(mode), LandlockABI: c.LandlockABI, NoOverlay: c.NoOverlay, Quota: c.Quota, Self: running,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("starting the engine: %w", err)

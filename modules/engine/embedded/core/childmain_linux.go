@@ -127,7 +127,7 @@ func engineMain(in *bufio.Reader, out *os.File, serve Serve) error {
 	}()
 	core, err := New(ctx, Options{
 		Root: c.Root, LockWait: c.LockWait, Owner: c.Self.Owner, Log: os.Stderr,
-		Tier: c.Tier, LandlockABI: c.LandlockABI, Quota: c.Quota, members: lives,
+		Tier: c.Tier, LandlockABI: c.LandlockABI, NoOverlay: c.NoOverlay, Quota: c.Quota, members: lives,
 	})
 	if err != nil {
 		say(ready{Error: toWire(err)})

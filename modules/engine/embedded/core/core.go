@@ -41,6 +41,8 @@ type Options struct {
 	// LandlockABI caps what the steps of TierContainer use of Landlock, for
 	// tests: 0 uses all the kernel has, a negative number none.
 	LandlockABI int
+	// NoOverlay takes overlay for not to be had, for tests.
+	NoOverlay bool
 	// Quota is how much is kept, in bytes; 0 is a share of the disk.
 	Quota int64
 	// Owner is the process id that a competing engine is told; 0 is this one.
@@ -96,6 +98,8 @@ type ChildConfig struct {
 	Tier string
 	// LandlockABI is as in Options.
 	LandlockABI int
+	// NoOverlay takes overlay for not to be had, for tests.
+	NoOverlay bool
 	// Environ is the caller's environment. Nothing of it reaches the child;
 	// its PATH is where newuidmap is looked for.
 	Environ []string

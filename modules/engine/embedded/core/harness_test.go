@@ -277,6 +277,10 @@ func startChild(t *testing.T, c ChildConfig) *Child {
 	}
 	c.Environ = os.Environ()
 	c.Log = &logWriter{t: t}
+	if c.Tier == "" { // DRYDOCK_TEST_TREES and DRYDOCK_TEST_TIER run the same tests another way
+		c.Tier = os.Getenv("DRYDOCK_TEST_TIER")
+	}
+	c.NoOverlay = c.NoOverlay || os.Getenv("DRYDOCK_TEST_TREES") != ""
 	child, err := StartChild(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)

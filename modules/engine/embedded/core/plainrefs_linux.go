@@ -10,8 +10,11 @@ import (
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/snapshot"
 	"github.com/moby/buildkit/solver"
+	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/buildkit/source"
+	srctypes "github.com/moby/buildkit/source/types"
 	"github.com/moby/buildkit/util/progress"
-	"github.com/moby/buildkit/worker"
+	"github.com/moby/buildkit/worker/base"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"drydock/modules/engine/embedded/trees"
@@ -181,26 +184,53 @@ func (p *plainMountable) Mount() ([]mount.Mount, func() error, error) {
 	return nil, nil, errors.New("the directory is being committed again and again")
 }
 
-// plainSource gives plain refs for what a source fetched.
-type plainSource struct {
-	solver.Op
+// plainSources are a manager's sources with plain refs for what they fetch.
+type plainSources struct {
+	*source.Manager
 	m *plainManager
 }
 
-// Exec is the source's.
-func (o *plainSource) Exec(ctx context.Context, jobCtx solver.JobContext, inputs []solver.Result) ([]solver.Result, error) {
-	out, err := o.Op.Exec(ctx, jobCtx, inputs)
+var _ source.Source = (*plainSources)(nil)
+
+// Schemes are those that are not refused (refuseSource).
+func (p *plainSources) Schemes() []string {
+	return []string{
+		srctypes.DockerImageScheme, srctypes.DockerImageBlobScheme, srctypes.LocalScheme, srctypes.OCIScheme, srctypes.OCIBlobScheme,
+	}
+}
+
+// Identifier is the source's.
+func (p *plainSources) Identifier(scheme, ref string, attrs map[string]string, platform *pb.Platform) (source.Identifier, error) {
+	return p.Manager.Identifier(&pb.Op_Source{Source: &pb.SourceOp{Identifier: scheme + "://" + ref, Attrs: attrs}}, platform)
+}
+
+// Resolve is the source's.
+func (p *plainSources) Resolve(ctx context.Context, id source.Identifier, sm *session.Manager, v solver.Vertex) (source.SourceInstance, error) {
+	in, err := p.Manager.Resolve(ctx, id, sm, v)
 	if err != nil {
 		return nil, err
 	}
-	for _, r := range out {
-		ref, ok := r.Sys().(*worker.WorkerRef)
-		if !ok || ref.ImmutableRef == nil {
-			continue
-		}
-		if ref.ImmutableRef, err = o.m.immutable(ref.ImmutableRef, nil); err != nil {
-			return nil, err
-		}
+	return &plainInstance{in, p.m}, nil
+}
+
+type plainInstance struct {
+	source.SourceInstance
+	m *plainManager
+}
+
+// Snapshot is the source's.
+func (i *plainInstance) Snapshot(ctx context.Context, job solver.JobContext) (cache.ImmutableRef, error) {
+	return i.m.immutable(i.SourceInstance.Snapshot(ctx, job))
+}
+
+// withPlainRefs puts plain refs into everything a worker does.
+func withPlainRefs(w *base.Worker, sn *trees.Snapshotter) error {
+	m := &plainManager{Manager: w.CacheMgr, sn: sn}
+	outer, err := source.NewManager()
+	if err != nil {
+		return err
 	}
-	return out, nil
+	outer.Register(&plainSources{Manager: w.SourceManager, m: m})
+	w.CacheMgr, w.SourceManager = m, outer
+	return nil
 }

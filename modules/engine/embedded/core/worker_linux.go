@@ -13,7 +13,6 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/containerd/v2/plugins/diff/walking"
-	"github.com/containerd/containerd/v2/plugins/snapshots/native"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay/overlayutils"
 	"github.com/containerd/platforms"
@@ -35,6 +34,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"drydock/modules/engine/embedded/executor"
+	"drydock/modules/engine/embedded/trees"
 )
 
 const (
@@ -118,7 +118,7 @@ func newWorker(ctx context.Context, o Options, open *stack) (*boundWorker, error
 	if err != nil {
 		return nil, err
 	}
-	opt, err := workerOpt(ctx, o, open)
+	opt, plain, err := workerOpt(ctx, o, open)
 	if err != nil {
 		exec.Close()
 		return nil, err
@@ -130,25 +130,34 @@ func newWorker(ctx context.Context, o Options, open *stack) (*boundWorker, error
 		exec.Close()
 		return nil, fmt.Errorf("starting the worker: %w", err)
 	}
+	if plain != nil {
+		if err := withPlainRefs(w, plain); err != nil {
+			exec.Close()
+			return nil, fmt.Errorf("starting the worker: %w", err)
+		}
+	}
 	return &boundWorker{Worker: w, exec: exec, members: members}, nil
 }
 
-func workerOpt(ctx context.Context, o Options, open *stack) (base.WorkerOpt, error) {
+// workerOpt opens the worker's state. plain is its snapshotter when that has
+// no mounts.
+func workerOpt(ctx context.Context, o Options, open *stack) (opt base.WorkerOpt, plain *trees.Snapshotter, err error) {
 	var none base.WorkerOpt
-	name, newSnapshotter := chooseSnapshotter(o)
+	kept := chooseSnapshotter(o)
 	// each kind of snapshotter has its own state: they cannot read each other's
-	root := filepath.Join(o.Root, name)
+	root := filepath.Join(o.Root, kept.folder)
 	if err := os.MkdirAll(root, 0o700); err != nil {
-		return none, err
+		return none, nil, err
 	}
-	sn, err := newSnapshotter(filepath.Join(root, "snapshots"))
+	sn, err := kept.open(filepath.Join(root, "snapshots"))
 	if err != nil {
-		return none, fmt.Errorf("opening snapshots: %w", err)
+		return none, nil, fmt.Errorf("opening snapshots: %w", err)
 	}
 	open.push(sn.Close)
+	name := kept.name
 	content, err := local.NewStore(filepath.Join(root, "content"))
 	if err != nil {
-		return none, fmt.Errorf("opening the content store: %w", err)
+		return none, nil, fmt.Errorf("opening the content store: %w", err)
 	}
 	// NoSync here and below: a killed process loses nothing it wrote, only a
 	// power cut can, and then the state is rebuilt
@@ -156,40 +165,44 @@ func workerOpt(ctx context.Context, o Options, open *stack) (base.WorkerOpt, err
 		FreelistType: bolt.FreelistMapType, Timeout: dbTimeout, NoSync: true,
 	})
 	if err != nil {
-		return none, fmt.Errorf("opening the content database: %w", err)
+		return none, nil, fmt.Errorf("opening the content database: %w", err)
 	}
 	open.push(db.Close)
 	mdb := ctdmetadata.NewDB(db, content, map[string]snapshots.Snapshotter{name: sn})
 	if err := mdb.Init(ctx); err != nil {
-		return none, fmt.Errorf("opening the content database: %w", err)
+		return none, nil, fmt.Errorf("opening the content database: %w", err)
 	}
 	store := containerdsnapshot.NewContentStore(mdb.ContentStore(), namespace)
+	applier, differ := apply.NewFileSystemApplier(store), walking.NewWalkingDiff(store)
+	if t, ok := sn.(*trees.Snapshotter); ok {
+		plain, applier, differ = t, trees.NewApplier(t, store), trees.NewDiffer(t, store)
+	}
 	id, err := base.ID(root)
 	if err != nil {
-		return none, err
+		return none, nil, err
 	}
 	md, err := metadata.NewStore(filepath.Join(root, "metadata_v2.db"))
 	if err != nil {
-		return none, err
+		return none, nil, err
 	}
 	if db, ok := md.DB().(*bolt.DB); ok {
 		db.NoSync = true
 	}
 	return base.WorkerOpt{
 		ID: id, Root: root,
-		Labels:          map[string]string{"drydock.snapshotter": name},
+		Labels:          map[string]string{"drydock.snapshotter": kept.folder},
 		Platforms:       nativePlatforms(),
 		GCPolicy:        gcPolicy(),
 		BuildkitVersion: client.BuildkitVersion{Package: "drydock", Version: "v0.33.0"},
 		Snapshotter:     containerdsnapshot.NewSnapshotter(name, mdb.Snapshotter(name), namespace, nil),
 		ContentStore:    store,
-		Applier:         apply.NewFileSystemApplier(store),
-		Differ:          walking.NewWalkingDiff(store),
+		Applier:         applier,
+		Differ:          differ,
 		LeaseManager:    leaseutil.WithNamespace(ctdmetadata.NewLeaseManager(mdb), namespace),
 		GarbageCollect:  mdb.GarbageCollect,
 		MountPoolRoot:   filepath.Join(root, "cachemounts"),
 		MetadataStore:   md,
-	}, nil
+	}, plain, nil
 }
 
 // nativePlatforms lists this machine's platform first: it is $BUILDPLATFORM.
@@ -205,17 +218,44 @@ func nativePlatforms() []ocispecs.Platform {
 	return out
 }
 
+// kept says how layers are kept.
+type kept struct {
+	folder string // of the state
+	name   string // by which BuildKit knows it
+	open   func(root string) (snapshots.Snapshotter, error)
+}
+
 // chooseSnapshotter takes overlay when it can be mounted here, also inside a
-// user namespace, else plain copies.
-func chooseSnapshotter(o Options) (string, func(string) (snapshots.Snapshotter, error)) {
+// user namespace, else plain directories.
+func chooseSnapshotter(o Options) kept {
+	// BuildKit takes a snapshotter of the name native for one of plain
+	// directories, whose files it may link: no overlay is looked for in it
+	plain := kept{folder: "trees", name: "native", open: func(root string) (snapshots.Snapshotter, error) {
+		return trees.New(root, trees.Options{Lazy: true, Deferred: deferred})
+	}}
+	if o.Tier == TierContainer || o.NoOverlay {
+		return plain
+	}
 	err := overlayutils.Supported(o.Root)
 	if err == nil {
-		return "overlayfs", func(root string) (snapshots.Snapshotter, error) { return overlay.NewSnapshotter(root) }
+		return kept{folder: "overlayfs", name: "overlayfs", open: func(root string) (snapshots.Snapshotter, error) {
+			return overlay.NewSnapshotter(root)
+		}}
 	}
 	if o.Log != nil {
-		fmt.Fprintf(o.Log, "overlay cannot be used on %s, every step copies its root instead: %v\n", o.Root, err)
+		fmt.Fprintf(o.Log, "overlay cannot be used on %s, steps work on plain directories instead: %v\n", o.Root, err)
 	}
-	return "native", native.NewSnapshotter
+	return plain
+}
+
+// deferred names what BuildKit asks for before it knows whether it needs it:
+// a layer being unpacked (cache/refs.go, unlazyLayer) and the view of a ref,
+// which a layer's differ has no use for. What reads a view ensures it.
+func deferred(key string) bool {
+	if i := strings.LastIndex(key, "/"); i >= 0 {
+		key = key[i+1:] // after the namespace and number that the metadata put before it
+	}
+	return strings.HasPrefix(key, "extract-") || strings.HasSuffix(key, "-view")
 }
 
 // gcPolicy keeps what is cheap to make again for two days once it is large,

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/snapshots/storage"
 	"github.com/containerd/continuity/fs"
+	"github.com/containerd/errdefs"
 )
 
 // Commit makes a snapshot that was worked on one that never changes.
@@ -226,6 +227,9 @@ func (s *Snapshotter) recover(ctx context.Context) error {
 	kinds := map[string]snapshots.Kind{}
 	err := s.ms.WithTransaction(ctx, true, func(ctx context.Context) error {
 		ids, err := storage.IDMap(ctx)
+		if errdefs.IsNotFound(err) {
+			return nil // a new database
+		}
 		if err != nil {
 			return err
 		}

@@ -37,23 +37,11 @@ func NewDiffer(s *Snapshotter, store content.Store) diff.Comparer { return &diff
 
 // Compare writes the layer that makes lower upper into the content store.
 func (d *differ) Compare(ctx context.Context, lower, upper []mount.Mount, opts ...diff.Opt) (none ocispecs.Descriptor, err error) {
-	var config diff.Config
-	for _, o := range opts {
-		if err := o(&config); err != nil {
-			return none, err
-		}
+	config, err := configOf(ctx, opts)
+	if err != nil {
+		return none, err
 	}
-	if tm := epoch.FromContext(ctx); tm != nil && config.SourceDateEpoch == nil {
-		config.SourceDateEpoch = tm
-	}
-	if config.MediaType == "" {
-		config.MediaType = ocispecs.MediaTypeImageLayerGzip
-	}
-	ref := config.Reference
-	if ref == "" {
-		ref = "diff-" + identity.NewID()
-	}
-	w, err := d.store.Writer(ctx, content.WithRef(ref), content.WithDescriptor(ocispecs.Descriptor{MediaType: config.MediaType}))
+	w, err := d.store.Writer(ctx, content.WithRef(config.Reference), content.WithDescriptor(ocispecs.Descriptor{MediaType: config.MediaType}))
 	if err != nil {
 		return none, fmt.Errorf("writing a layer: %w", err)
 	}
@@ -69,24 +57,46 @@ func (d *differ) Compare(ctx context.Context, lower, upper []mount.Mount, opts .
 		config.Labels = map[string]string{}
 	}
 	config.Labels[labels.LabelUncompressed] = plain.String()
-	dgst := w.Digest()
-	if err := w.Commit(ctx, 0, dgst, content.WithLabels(config.Labels)); err != nil && !errdefs.IsAlreadyExists(err) {
-		return none, fmt.Errorf("writing a layer: %w", err)
-	}
-	info, err := d.store.Info(ctx, dgst)
+	info, err := d.commit(ctx, w, config, plain)
 	if err != nil {
 		return none, fmt.Errorf("writing a layer: %w", err)
 	}
-	if info.Labels[labels.LabelUncompressed] == "" { // it was there already, without
-		if info.Labels == nil {
-			info.Labels = map[string]string{}
-		}
-		info.Labels[labels.LabelUncompressed] = plain.String()
-		if _, err := d.store.Update(ctx, info, "labels."+labels.LabelUncompressed); err != nil {
-			return none, fmt.Errorf("writing a layer: %w", err)
+	return ocispecs.Descriptor{MediaType: config.MediaType, Size: info.Size, Digest: info.Digest}, nil
+}
+
+func configOf(ctx context.Context, opts []diff.Opt) (config diff.Config, err error) {
+	for _, o := range opts {
+		if err := o(&config); err != nil {
+			return config, err
 		}
 	}
-	return ocispecs.Descriptor{MediaType: config.MediaType, Size: info.Size, Digest: info.Digest}, nil
+	if tm := epoch.FromContext(ctx); tm != nil && config.SourceDateEpoch == nil {
+		config.SourceDateEpoch = tm
+	}
+	if config.MediaType == "" {
+		config.MediaType = ocispecs.MediaTypeImageLayerGzip
+	}
+	if config.Reference == "" {
+		config.Reference = "diff-" + identity.NewID()
+	}
+	return config, nil
+}
+
+// commit keeps what was written, which may be there already.
+func (d *differ) commit(ctx context.Context, w content.Writer, config diff.Config, plain digest.Digest) (content.Info, error) {
+	dgst := w.Digest()
+	if err := w.Commit(ctx, 0, dgst, content.WithLabels(config.Labels)); err != nil && !errdefs.IsAlreadyExists(err) {
+		return content.Info{}, err
+	}
+	info, err := d.store.Info(ctx, dgst)
+	if err != nil || info.Labels[labels.LabelUncompressed] != "" {
+		return info, err
+	}
+	if info.Labels == nil {
+		info.Labels = map[string]string{}
+	}
+	info.Labels[labels.LabelUncompressed] = plain.String()
+	return d.store.Update(ctx, info, "labels."+labels.LabelUncompressed)
 }
 
 // write compresses the layer into w and returns the digest of what went in.

@@ -55,15 +55,6 @@ func (f *file) kid(name string) *file {
 	return f.Kids[name]
 }
 
-// count is how many files there are.
-func (f *file) count() int {
-	n := 1
-	for _, k := range f.Kids {
-		n += k.count()
-	}
-	return n
-}
-
 // untouched: the kernel has changed nothing about the file.
 func (f *file) untouched(was *file) bool {
 	return f.Ino == was.Ino && f.Ctime == was.Ctime && f.sameMeta(was) && f.Size == was.Size && f.Mtime == was.Mtime
@@ -104,7 +95,7 @@ func lookOld(path string) (*file, origin, error) {
 		return nil, origin{}, &os.PathError{Op: "lstat", Path: path, Err: err}
 	}
 	return &file{
-		Mode: st.Mode, UID: st.Uid, GID: st.Gid, Rdev: uint64(st.Rdev), Size: st.Size,
+		Mode: st.Mode, UID: st.Uid, GID: st.Gid, Rdev: st.Rdev, Size: st.Size,
 		Mtime: st.Mtim.Nano(), Ctime: st.Ctim.Nano(), Ino: st.Ino, Links: uint32(st.Nlink),
 	}, origin{}, nil
 }

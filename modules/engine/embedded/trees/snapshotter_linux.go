@@ -17,7 +17,8 @@ import (
 
 // Options of a Snapshotter; the zero value is what containerd expects of one.
 type Options struct {
-	// Lazy leaves a tree unmade until Mounts is called for it.
+	// Lazy leaves a tree unmade until Mounts is called for it, and marks views
+	// read-write: who reads them then takes the path and mounts nothing.
 	Lazy bool
 	// Deferred names snapshots whose directory is not even made then: views
 	// wait for Ensure, and layers are unpacked without a tree. nil defers none.
@@ -28,8 +29,7 @@ type Options struct {
 }
 
 // Snapshotter keeps snapshots as deltas and trees. Its mounts are single bind
-// mounts marked read-write, views too: who uses them takes the source's path
-// and mounts nothing.
+// mounts of plain directories.
 type Snapshotter struct {
 	root string
 	opt  Options
@@ -220,7 +220,11 @@ func (s *Snapshotter) directory(snap storage.Snapshot) string {
 }
 
 func (s *Snapshotter) mounts(snap storage.Snapshot) []mount.Mount {
-	return []mount.Mount{{Type: "bind", Source: s.directory(snap), Options: []string{"rbind", "rw"}}}
+	access := "rw"
+	if snap.Kind == snapshots.KindView && !s.opt.Lazy {
+		access = "ro"
+	}
+	return []mount.Mount{{Type: "bind", Source: s.directory(snap), Options: []string{"rbind", access}}}
 }
 
 func (s *Snapshotter) ready(ctx context.Context, key string, snap storage.Snapshot) ([]mount.Mount, error) {

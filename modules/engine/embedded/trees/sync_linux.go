@@ -133,42 +133,61 @@ func (s *syncer) finish(path string, want, out *file, do func() error) error {
 
 // entry makes one name; changed says that its directory was written to.
 func (s *syncer) entry(path string, have, want *file) (out *file, changed bool, err error) {
-	full := s.dir + path
 	if want.dir() {
-		if have != nil && !have.dir() {
-			if err := os.Remove(full); err != nil {
-				return nil, false, err
-			}
-			have = nil
-		}
-		if have == nil {
-			if err := os.Mkdir(full, 0o700); err != nil {
-				return nil, false, err
-			}
-		}
-		out, err := s.directory(path, have, want)
-		return out, have == nil, err
+		return s.subdirectory(path, have, want)
 	}
-	group, grouped := s.groups[want.From]
-	grouped = grouped && want.From != (origin{})
-	if have != nil && !have.dir() && !have.Shared && want.From != (origin{}) && have.From == want.From && (!grouped || s.keep[want.From]) {
+	if s.kept(have, want) {
 		keep := *have
 		keep.Delta = want.Delta
 		return &keep, false, nil
 	}
+	full := s.dir + path
 	if have != nil {
 		if err := os.RemoveAll(full); err != nil {
 			return nil, false, err
 		}
 	}
-	out = &file{}
-	src := s.src(want, path)
+	return s.make(path, want), true, nil
+}
+
+func (s *syncer) subdirectory(path string, have, want *file) (out *file, changed bool, err error) {
+	full := s.dir + path
+	if have != nil && !have.dir() {
+		if err := os.Remove(full); err != nil {
+			return nil, false, err
+		}
+		have = nil
+	}
+	if have == nil {
+		if err := os.Mkdir(full, 0o700); err != nil {
+			return nil, false, err
+		}
+	}
+	out, err = s.directory(path, have, want)
+	return out, have == nil, err
+}
+
+// kept: what is there is a copy of the very inode that is wanted, nobody
+// else's, and so are its other names.
+func (s *syncer) kept(have, want *file) bool {
+	if have == nil || have.dir() || have.Shared || want.From == (origin{}) || have.From != want.From {
+		return false
+	}
+	_, grouped := s.groups[want.From]
+	return !grouped || s.keep[want.From]
+}
+
+// make makes a file where none is; how it looks is known at the end.
+func (s *syncer) make(path string, want *file) *file {
+	out := &file{}
+	full, src := s.dir+path, s.src(want, path)
+	group := s.groups[want.From]
 	switch {
 	case s.link:
 		s.copied.Go(func() error {
 			return s.finish(path, want, out, func() error { return linkOrCopy(full, src, want) })
 		})
-	case grouped && group[0] != path:
+	case len(group) > 0 && group[0] != path:
 		s.later = append(s.later, func() error {
 			return s.finish(path, want, out, func() error { return os.Link(s.dir+group[0], full) })
 		})
@@ -177,7 +196,7 @@ func (s *syncer) entry(path string, have, want *file) (out *file, changed bool, 
 			return s.finish(path, want, out, func() error { return copyFile(full, src, want) })
 		})
 	}
-	return out, true, nil
+	return out
 }
 
 // linkOrCopy links, or copies where no further link can be made.
