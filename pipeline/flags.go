@@ -28,6 +28,9 @@ type settings struct {
 	FailFast bool     `json:"failFast"`
 	Locked   bool     `json:"locked"`
 	Jobs     int      `json:"jobs"`
+
+	CacheQuota string `json:"cacheQuota"` // "" is a share of the disk
+	quota      int64  // CacheQuota in bytes
 }
 
 func env(name string) []string {
@@ -71,6 +74,7 @@ func engineFlags() []cli.Flag {
 	return append(imageFlags(),
 		str("engine", "auto", "what executes the steps: auto, embedded or dagger"),
 		str("tier", "auto", "how the embedded engine isolates steps: auto (the best this host gives), T1 or T2"),
+		quotaFlag(),
 		boolean("fail-fast", "stop everything at the first failure"),
 		boolean("locked", "refuse (exit 3) when a base's lock can no longer be served, instead of resolving anew"),
 		&cli.IntFlag{Name: "jobs", Usage: "tasks at once (0: twice the processors)", EnvVars: env("jobs")},
@@ -85,6 +89,11 @@ func readSettings(c *cli.Context, environ []string) (settings, error) {
 		Images: append([]string{}, c.StringSlice("image")...), Progress: c.String("progress"), JSON: c.Bool("json"),
 		Engine: c.String("engine"), Tier: c.String("tier"), Trigger: c.String("trigger"), Changed: c.String("changed"),
 		FailFast: c.Bool("fail-fast"), Locked: c.Bool("locked"), Jobs: c.Int("jobs"),
+		CacheQuota: c.String("cache-quota"),
+	}
+	var err error
+	if s.quota, err = parseSize("cache-quota", s.CacheQuota); err != nil {
+		return s, err
 	}
 	if err := s.setDirs(c.String("state"), environ); err != nil {
 		return s, err

@@ -32,15 +32,9 @@ func connectEmbedded(ctx context.Context, cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	tier := cfg.Tier
-	if tier == TierAuto {
-		tier = ""
-	}
-	child, err := core.StartChild(ctx, core.ChildConfig{
-		Tier:    tier,
-		Program: cfg.Program, Root: filepath.Join(cfg.CacheDir, "engine"),
-		GatewaySocket: cfg.Gateway, ImagesAddr: cfg.Images, Environ: cfg.Environ, Log: cfg.Log, Notice: cfg.Notice,
-	})
+	cc := childConfig(cfg)
+	cc.GatewaySocket, cc.ImagesAddr = cfg.Gateway, cfg.Images
+	child, err := core.StartChild(ctx, cc)
 	if err != nil {
 		return nil, err
 	}

@@ -44,6 +44,7 @@ type Config struct {
 	Workdir  string   // what relative host paths are relative to; "" = the process's working directory
 
 	Log      io.Writer    // the engine's own log; nil discards it
+	Quota    int64        // how much an embedded engine keeps, in bytes; 0 = a share of the disk
 	Notice   func(string) // nil-able; told, after a moment, whom connecting waits for
 	Progress func(Event)  // nil-able; called from one goroutine, must not block for long
 }

@@ -24,9 +24,11 @@ import (
 const helperEnv = "DRYDOCK_TEST_HELPER"
 
 // helperSpec is what a helper does: it connects, and runs a command in a root
-// of busybox for every line it reads, until the input ends.
+// of busybox for every line it reads, until the input ends; for "keep COMMAND"
+// what it leaves in the root is wanted, else what it prints.
 type helperSpec struct {
 	Cache, Box, Gateway string
+	Quota               int64
 }
 
 func helperRun(text string) int {
@@ -36,7 +38,7 @@ func helperRun(text string) int {
 		return 2
 	}
 	e, err := Connect(context.Background(), Config{
-		Kind: KindEmbedded, CacheDir: spec.Cache, Gateway: spec.Gateway, Environ: os.Environ(), Log: os.Stderr,
+		Kind: KindEmbedded, CacheDir: spec.Cache, Gateway: spec.Gateway, Quota: spec.Quota, Environ: os.Environ(), Log: os.Stderr,
 		Notice: func(s string) { fmt.Println("notice", s) },
 	})
 	if err != nil {
@@ -46,8 +48,16 @@ func helperRun(text string) int {
 	fmt.Println("up")
 	in := bufio.NewScanner(os.Stdin)
 	for in.Scan() {
-		out, err := e.Client.Container().WithMountedFile("/bin/busybox", e.Client.Host().File(spec.Box)).
-			WithExec([]string{"/bin/busybox", "sh", "-c", in.Text()}).Stdout(context.Background())
+		command, keep := strings.CutPrefix(in.Text(), "keep ")
+		ctr := e.Client.Container().WithMountedFile("/bin/busybox", e.Client.Host().File(spec.Box)).
+			WithExec([]string{"/bin/busybox", "sh", "-c", command})
+		var out string
+		if keep {
+			_, err = ctr.Sync(context.Background())
+			out = "kept"
+		} else {
+			out, err = ctr.Stdout(context.Background())
+		}
 		if err != nil {
 			fmt.Println("failed", strings.ReplaceAll(err.Error(), "\n", " "))
 			continue
@@ -71,10 +81,14 @@ type helper struct {
 	gate  *gateway
 }
 
-func startHelper(t *testing.T, cache string) *helper {
+func startHelper(t *testing.T, cache string, quota ...int64) *helper {
 	t.Helper()
 	h := &helper{t: t, gate: startGateway(t), lines: make(chan string, 100)}
-	spec, err := json.Marshal(helperSpec{Cache: cache, Box: filepath.Join(box(t), "busybox"), Gateway: h.gate.path})
+	one := helperSpec{Cache: cache, Box: filepath.Join(box(t), "busybox"), Gateway: h.gate.path}
+	for _, q := range quota {
+		one.Quota = q
+	}
+	spec, err := json.Marshal(one)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -54,6 +54,7 @@ type Config struct {
 	Now     time.Time      // the time of judgement
 	Sink    progress.Sink
 	Log     io.Writer // the engine's own log; nil discards
+	Quota   int64     // how much an embedded engine keeps, in bytes; 0 is a share of the disk
 }
 
 // Line is one wired pipeline. Nothing is opened before it is wanted: a run in
@@ -272,7 +273,7 @@ func (l *Line) openEngine() (*engine.Engine, error) {
 	}
 	e, err := engine.Connect(l.ctx, engine.Config{
 		Kind: l.cfg.Engine, CacheDir: l.cfg.Cache, Gateway: box.socket, Images: bases.address,
-		Environ: l.cfg.Environ, Log: l.cfg.Log, Progress: l.engineEvent, Tier: l.cfg.Tier, Notice: l.engineNotice,
+		Environ: l.cfg.Environ, Log: l.cfg.Log, Progress: l.engineEvent, Tier: l.cfg.Tier, Notice: l.engineNotice, Quota: l.cfg.Quota,
 	})
 	if err != nil {
 		return nil, err

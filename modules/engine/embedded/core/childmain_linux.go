@@ -139,11 +139,15 @@ func engineMain(in *bufio.Reader, out *os.File, serve Serve) error {
 		return errors.Join(err, core.Close())
 	}
 	say(ready{OK: true})
+	go core.collectNowAndThen(ctx)
 	err = serve(ctx, core, l)
 	if ctx.Err() != nil {
 		err = nil // it was asked to end
 	}
 	forget()
+	last, stopLast := context.WithTimeout(context.Background(), collectTime)
+	defer stopLast()
+	core.collect(last)
 	return errors.Join(err, core.Close())
 }
 

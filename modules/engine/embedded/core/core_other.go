@@ -29,6 +29,19 @@ func StartChild(context.Context, ChildConfig) (*Child, error) {
 	return nil, unsupported("starting the engine")
 }
 
+// Prune needs Linux.
+func Prune(context.Context, ChildConfig, PruneOptions) (*Freed, error) {
+	return nil, unsupported("pruning the engine's cache")
+}
+
+// StateOf finds nothing.
+func StateOf(context.Context, string) (*State, error) { return nil, nil }
+
+// Measure needs Linux.
+func Measure(context.Context, ChildConfig) (*State, error) {
+	return nil, unsupported("measuring the engine's cache")
+}
+
 // FindRunning finds nothing.
 func FindRunning(string) *Running { return nil }
 

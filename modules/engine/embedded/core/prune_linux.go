@@ -43,7 +43,7 @@ func (c *Core) Prune(ctx context.Context, o PruneOptions) (*Freed, error) {
 
 // state describes this engine.
 func (c *Core) state(self Running) (*State, error) {
-	out := &State{Running: self, Members: []MemberState{}}
+	out := &State{Running: self, Members: []MemberState{}, Limit: limitsOf(c.options.Root, c.options.Quota).quota}
 	for _, m := range c.members.all() {
 		out.Members = append(out.Members, MemberState{PID: m.PID, Since: m.Since})
 	}

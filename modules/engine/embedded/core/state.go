@@ -37,6 +37,7 @@ type State struct {
 	Records int           `json:"records"` // of the cache
 	Bytes   int64         `json:"bytes"`   // they hold
 	InUse   int           `json:"inUse"`   // records that running builds use
+	Limit   int64         `json:"limit"`   // bytes above which garbage is collected
 }
 
 // MemberState is one process that has joined.

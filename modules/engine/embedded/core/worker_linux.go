@@ -192,7 +192,7 @@ func workerOpt(ctx context.Context, o Options, open *stack) (opt base.WorkerOpt,
 		ID: id, Root: root,
 		Labels:          map[string]string{"drydock.snapshotter": kept.folder},
 		Platforms:       nativePlatforms(),
-		GCPolicy:        gcPolicy(),
+		GCPolicy:        limitsOf(root, o.Quota).policy(),
 		BuildkitVersion: client.BuildkitVersion{Package: "drydock", Version: "v0.33.0"},
 		Snapshotter:     containerdsnapshot.NewSnapshotter(name, mdb.Snapshotter(name), namespace, nil),
 		ContentStore:    store,
@@ -256,20 +256,6 @@ func deferred(key string) bool {
 		key = key[i+1:] // after the namespace and number that the metadata put before it
 	}
 	return strings.HasPrefix(key, "extract-") || strings.HasSuffix(key, "-view")
-}
-
-// gcPolicy keeps what is cheap to make again for two days once it is large,
-// the rest for two months, and all of it under a cap.
-func gcPolicy() []client.PruneInfo {
-	return []client.PruneInfo{
-		{
-			Filter:       []string{"type==source.local", "type==exec.cachemount"},
-			KeepDuration: 48 * time.Hour, MaxUsedSpace: 4 * gigabyte,
-		},
-		{KeepDuration: 60 * 24 * time.Hour, ReservedSpace: 10 * gigabyte, MaxUsedSpace: 40 * gigabyte},
-		{ReservedSpace: 10 * gigabyte, MaxUsedSpace: 40 * gigabyte},
-		{All: true, ReservedSpace: 10 * gigabyte, MaxUsedSpace: 40 * gigabyte},
-	}
 }
 
 // scheme is what stands before "://" in a source's identifier.
