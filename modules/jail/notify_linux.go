@@ -122,3 +122,28 @@ func (r Rule) compile() ([]bpf.Instruction, error) {
 	}
 	return tail, nil
 }
+
+// RuleFilter is the rules alone: what none of them decides, and calls by
+// another architecture's numbers, are allowed.
+func RuleFilter(rules ...Rule) (Filter, error) {
+	numbers := syscallTable()
+	if len(numbers) == 0 {
+		return nil, fmt.Errorf("no seccomp filter for architecture %s", runtime.GOARCH)
+	}
+	decide, err := compileRules(rules, numbers)
+	if err != nil {
+		return nil, err
+	}
+	allow := bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW}
+	prog := []bpf.Instruction{
+		bpf.LoadAbsolute{Off: offArch, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: auditArch, SkipTrue: 1},
+		allow,
+		bpf.LoadAbsolute{Off: offNumber, Size: 4},
+	}
+	raw, err := bpf.Assemble(append(append(prog, decide...), allow))
+	if err != nil {
+		return nil, fmt.Errorf("assembling the seccomp filter: %w", err)
+	}
+	return raw, nil
+}

@@ -12,7 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrGone: the caller does not wait any more; what was read is not its.
+// ErrGone says that the caller does not wait any more: what was read is not
+// its.
 var ErrGone = errors.New("the calling process is gone")
 
 // pageSize divides every page size there is.

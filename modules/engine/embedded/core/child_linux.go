@@ -112,9 +112,9 @@ func startAnyMode(ctx context.Context, c ChildConfig, build string) (*starter, e
 func modesOf(tier string) ([]string, error) {
 	switch tier {
 	case "":
-		return []string{modeRoot, modeRootless, modeContainer}, nil
+		return []string{modeRoot, modeRootless, modeSingle, modeContainer}, nil
 	case TierNamespaces:
-		return []string{modeRoot, modeRootless}, nil
+		return []string{modeRoot, modeRootless, modeSingle}, nil
 	case TierContainer:
 		return []string{modeContainer}, nil
 	}

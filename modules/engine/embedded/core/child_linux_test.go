@@ -165,6 +165,32 @@ func TestOrdinaryUser(t *testing.T) {
 	if _, err := findHelper("newuidmap", os.Environ()); err != nil {
 		t.Skip("newuidmap is not installed (package uidmap)")
 	}
+	if out := testsAs(t, who, uid, gid); strings.Contains(out, "--- SKIP: TestSteps") {
+		t.Errorf("user %s has subordinate ids, yet the engine does not start", who)
+	}
+}
+
+// TestUserOfOneID runs them as a user who has none, and for whom owners are
+// kept.
+func TestUserOfOneID(t *testing.T) {
+	if testing.Short() {
+		t.Skip("runs the other tests again; not in short mode")
+	}
+	if os.Getuid() != 0 {
+		t.Skip("this already is an ordinary user")
+	}
+	out := testsAs(t, "", singleUID, singleUID)
+	if strings.Contains(out, "--- SKIP: TestSteps") || !strings.Contains(out, "{Name:single-id mode OK:true") {
+		t.Error("the engine does not start with one id")
+	}
+}
+
+// singleUID is nobody's, so it has no subordinate ids.
+const singleUID = 54321
+
+// testsAs runs the tests of what an engine does as another user.
+func testsAs(t *testing.T, who string, uid, gid uint32) string {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "drydock-user")
 	if err != nil {
 		t.Fatal(err)
@@ -187,9 +213,7 @@ func TestOrdinaryUser(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
-	if strings.Contains(string(out), "--- SKIP: TestSteps") {
-		t.Errorf("user %s has subordinate ids, yet the engine does not start", who)
-	}
+	return string(out)
 }
 
 func subordinateUser() (name string, uid, gid uint32) {

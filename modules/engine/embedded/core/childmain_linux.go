@@ -32,13 +32,13 @@ func ChildMain(args []string, serve Serve) (handled bool, exit int) {
 		return false, 0
 	}
 	switch args[1] {
-	case argEngine, argProbe, argRemove:
+	case argEngine, argKeeper, argProbe, argRemove:
 	default:
 		return false, 0
 	}
 	// forgotten by the exec that gained capabilities: ask again. The engine
 	// lives as long as the processes that use it, which its sockets tell.
-	if args[1] != argEngine {
+	if args[1] != argEngine && args[1] != argKeeper {
 		if err := jail.DieWithParent(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return true, 1
@@ -55,6 +55,13 @@ func ChildMain(args []string, serve Serve) (handled bool, exit int) {
 		unix.CloseOnExec(fdReady)
 		unix.CloseOnExec(fdListener)
 	}
+	if args[1] == argKeeper {
+		code, err := keeperMain()
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+		return true, code
+	}
 	out := os.NewFile(fdReady, "ready")
 	var err error
 	switch args[1] {
@@ -63,7 +70,7 @@ func ChildMain(args []string, serve Serve) (handled bool, exit int) {
 	case argRemove:
 		err = removeMain(in)
 	default:
-		err = engineMain(in, out, serve)
+		err = engineMain(in, out, serve, keptBy(args))
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -89,8 +96,8 @@ func execAgain(arg string) error {
 	return unix.Exec("/proc/self/exe", []string{"drydock", arg, argAgain}, os.Environ())
 }
 
-// engineMain is the engine child.
-func engineMain(in *bufio.Reader, out *os.File, serve Serve) error {
+// engineMain is the engine child; kept is its keeper's process id, if any.
+func engineMain(in *bufio.Reader, out *os.File, serve Serve, kept int) error {
 	logrus.SetLevel(logrus.ErrorLevel)
 	// the log may be a pipe to a process that ends before us; not ignored but
 	// caught, because steps would inherit the former
@@ -109,6 +116,9 @@ func engineMain(in *bufio.Reader, out *os.File, serve Serve) error {
 		return fmt.Errorf("reading the configuration: %w", err)
 	}
 	c.Self.PID = ownPID()
+	if kept != 0 {
+		c.Self.PID = kept
+	}
 	if err := prepareProcess(c.Tier); err != nil {
 		say(ready{Error: toWire(err), Mode: true})
 		return err
@@ -127,7 +137,7 @@ func engineMain(in *bufio.Reader, out *os.File, serve Serve) error {
 	}()
 	core, err := New(ctx, Options{
 		Root: c.Root, LockWait: c.LockWait, Owner: c.Self.Owner, Log: os.Stderr,
-		Tier: c.Tier, LandlockABI: c.LandlockABI, NoOverlay: c.NoOverlay, Quota: c.Quota, members: lives,
+		Tier: c.Tier, LandlockABI: c.LandlockABI, NoOverlay: c.NoOverlay, SingleID: kept != 0, Quota: c.Quota, members: lives,
 	})
 	if err != nil {
 		say(ready{Error: toWire(err)})

@@ -43,6 +43,8 @@ type Options struct {
 	LandlockABI int
 	// NoOverlay takes overlay for not to be had, for tests.
 	NoOverlay bool
+	// SingleID: this process runs under a keeper of owners (package keeper).
+	SingleID bool
 	// Quota is how much is kept, in bytes; 0 is a share of the disk.
 	Quota int64
 	// Owner is the process id that a competing engine is told; 0 is this one.

@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -30,6 +31,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) == 2 && os.Args[1] == argProbeReport {
 		os.Exit(printReport())
 	}
+	if len(os.Args) == 3 && os.Args[1] == argOwners {
+		os.Exit(printOwners(os.Args[2]))
+	}
 	if state := os.Getenv("DRYDOCK_TEST_STATE"); state != "" {
 		if err := helperParent(state, os.Getenv("DRYDOCK_TEST_ROOT")); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -48,6 +52,7 @@ type task struct {
 	Dockerfile bool
 	Opts       map[string]string // of the frontend
 	Export     string            // where the result's files go
+	Image      string            // where the result goes as an image with its times rewritten
 	Cancel     time.Duration     // after which it is cancelled; 0 never
 }
 
@@ -147,6 +152,12 @@ func doTask(ctx context.Context, c *Core, t task) outcome {
 	}
 	if t.Export != "" {
 		so.Exports = []client.ExportEntry{{Type: client.ExporterLocal, OutputDir: t.Export}}
+	}
+	if t.Image != "" {
+		so.Exports = []client.ExportEntry{{
+			Type: client.ExporterDocker, Attrs: map[string]string{"rewrite-timestamp": "true"},
+			Output: func(map[string]string) (io.WriteCloser, error) { return os.Create(t.Image) },
+		}}
 	}
 	var def *llb.Definition
 	if t.Dockerfile {

@@ -22,6 +22,7 @@ const (
 	knobLandlock       = "landlock"
 	knobFilter         = "seccomp filter"
 	knobOpenat2        = "openat2"
+	knobUserXattr      = "user attributes"
 	knobVersion        = "this version"
 )
 
@@ -163,6 +164,7 @@ func kernelKnobs() map[string]knob {
 		knobChrooted:       {remedy: "run outside chroot: the kernel gives a process in one no user namespace"},
 		knobLandlock:       {remedy: "use a Linux of 5.13 or newer with landlock in its lsm= list, and a seccomp profile that knows it"},
 		knobFilter:         {remedy: "use a kernel with CONFIG_SECCOMP_FILTER"},
+		knobUserXattr:      {remedy: "keep the state directory (--cache) on a file system with user attributes: ext4, xfs, btrfs, or tmpfs of Linux 6.6"},
 		knobOpenat2:        {remedy: "use a Linux of 5.6 or newer, and a seccomp profile that knows openat2"},
 		knobVersion:        {remedy: "use a version of drydock that has it"},
 	}

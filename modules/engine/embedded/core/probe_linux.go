@@ -133,9 +133,13 @@ func probeMain(in *bufio.Reader, out *os.File) error {
 		return fmt.Errorf("waiting for the parent: %w", err)
 	}
 	var p prober
-	if strings.TrimSpace(string(line)) == modeContainer {
+	switch strings.TrimSpace(string(line)) {
+	case modeContainer:
 		p.container()
-	} else {
+	case modeSingle:
+		p.namespaces()
+		p.keeper()
+	default:
 		p.namespaces()
 	}
 	return json.NewEncoder(out).Encode(p.list)

@@ -28,6 +28,9 @@ const (
 	argRemove = "__drydock-remove"
 	argAgain  = "again"
 	argHere   = "here" // in the namespaces of the parent
+	// argKeeper is the keeper of owners, which starts the engine with argKept
+	argKeeper = "__drydock-keeper"
+	argKept   = "kept"
 )
 
 // neededIDs is how many subordinate ids let an image have its nobody (65534).
@@ -66,6 +69,11 @@ func (s spawn) start(ctx context.Context, sp *jail.Spawner, config []byte) (*exe
 	switch s.mode {
 	case modeRootless:
 		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
+	case modeSingle:
+		mapOne(cmd.SysProcAttr)
+		if s.arg == argEngine {
+			cmd.Args[1] = argKeeper
+		}
 	case modeContainer:
 		cmd.SysProcAttr.Cloneflags = 0
 		cmd.Args = append(cmd.Args, argHere)
@@ -86,7 +94,7 @@ func (s spawn) start(ctx context.Context, sp *jail.Spawner, config []byte) (*exe
 	}
 	if s.mode == modeRootless {
 		if err := mapUser(ctx, cmd.Process.Pid, s.environ); err != nil {
-			return fail(err)
+			return fail(&namespaceError{mode: s.mode, err: err, ids: true})
 		}
 		config = append([]byte{'\n'}, config...) // mapped: execute once more
 	}
@@ -100,6 +108,7 @@ func (s spawn) start(ctx context.Context, sp *jail.Spawner, config []byte) (*exe
 type namespaceError struct {
 	mode string
 	err  error
+	ids  bool // they could be had, but not with several ids
 }
 
 func (e *namespaceError) Error() string { return "starting in " + e.mode + " mode: " + e.err.Error() }
@@ -108,8 +117,16 @@ func (e *namespaceError) Unwrap() error { return e.err }
 // refused reports whether the kernel said no, so that another mode may do.
 func refused(err error) bool {
 	var n *namespaceError
-	return errors.As(err, &n) && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) ||
+	return errors.As(err, &n) && (n.ids || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) ||
 		errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EUSERS))
+}
+
+// mapOne maps our own ids to root, which needs nobody's help.
+func mapOne(attr *syscall.SysProcAttr) {
+	attr.Cloneflags |= unix.CLONE_NEWUSER
+	attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
+	attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
+	attr.GidMappingsEnableSetgroups = false
 }
 
 // mapping is what newuidmap and newgidmap are given.

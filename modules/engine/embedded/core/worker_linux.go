@@ -113,7 +113,7 @@ func newWorker(ctx context.Context, o Options, open *stack) (*boundWorker, error
 		members = newMembers(nil)
 	}
 	exec, err := executor.New(executor.Options{
-		Root: filepath.Join(o.Root, "steps"), Tier: o.Tier, LandlockABI: o.LandlockABI,
+		Root: filepath.Join(o.Root, "steps"), Tier: o.Tier, LandlockABI: o.LandlockABI, SingleID: o.SingleID,
 	})
 	if err != nil {
 		return nil, err

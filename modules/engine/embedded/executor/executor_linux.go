@@ -24,6 +24,7 @@ import (
 	"drydock/modules/artifact"
 	"drydock/modules/engine/embedded/initbin"
 	"drydock/modules/engine/embedded/initproc"
+	"drydock/modules/engine/embedded/keeper"
 	"drydock/modules/jail"
 )
 
@@ -42,6 +43,8 @@ type Options struct {
 	// LandlockABI caps what steps of TierContainer use of Landlock, for tests:
 	// 0 uses all the kernel has, a negative number none.
 	LandlockABI int
+	// SingleID: the engine runs under a keeper of owners (package keeper).
+	SingleID bool
 }
 
 // Executor runs steps.
@@ -79,7 +82,11 @@ func New(opt Options) (*Executor, error) {
 	}
 	e := &Executor{opt: opt}
 	var err error
-	if e.filter, err = jail.DefaultFilter(jail.DefaultCapabilities); err != nil {
+	var rules []jail.Rule
+	if opt.SingleID {
+		rules = keeper.StepRules()
+	}
+	if e.filter, err = jail.BuildFilter(jail.DefaultCapabilities, rules...); err != nil {
 		return nil, err
 	}
 	if e.memory, err = initbin.Memory(); err == nil {

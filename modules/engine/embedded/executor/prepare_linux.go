@@ -71,6 +71,7 @@ func (s *step) prepare(ctx context.Context, root bkexec.Mount, mounts []bkexec.M
 		Args: meta.Args, Env: withHome(env, who.Home), Cwd: filepath.Clean("/" + meta.Cwd),
 		UID: uint32(who.Uid), GID: uint32(who.Gid), Groups: []uint32{uint32(who.Gid)},
 		Gateway: gateway, Rlimits: rlimits(meta.Ulimit), Filter: s.e.filter,
+		NoCapabilities: s.e.opt.SingleID && who.Uid != 0,
 	}
 	for _, g := range who.Sgids {
 		s.spec.Groups = append(s.spec.Groups, uint32(g))

@@ -136,7 +136,11 @@ func confinedStart(s Spec, path string) (int, error) {
 	if err := s.Filter.Install(); err != nil {
 		return 0, err
 	}
-	if err := jail.KeepCapabilities(jail.DefaultCapabilities); err != nil {
+	keep := jail.DefaultCapabilities
+	if s.NoCapabilities {
+		keep = 0
+	}
+	if err := jail.KeepCapabilities(keep); err != nil {
 		return 0, err
 	}
 	pid, err := syscall.ForkExec(path, s.Args, &syscall.ProcAttr{

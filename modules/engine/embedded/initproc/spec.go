@@ -47,8 +47,11 @@ type Spec struct {
 	UID, GID uint32
 	Groups   []uint32
 	Rlimits  []Rlimit
-	Gateway  bool        // listen for the gateway
-	Filter   jail.Filter // seccomp filter of the command
+	// NoCapabilities: the command has none, because the kernel does not know
+	// that its user is not root and would leave it root's.
+	NoCapabilities bool
+	Gateway        bool        // listen for the gateway
+	Filter         jail.Filter // seccomp filter of the command
 }
 
 // Order is what the executor sends after the Spec.

@@ -1,0 +1,113 @@
+package keeper
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"drydock/modules/jail"
+	"drydock/modules/jail/notify"
+)
+
+// workers is how many calls are answered at a time.
+const workers = 4
+
+// Engine is a process under the keeper.
+type Engine struct{ pid int }
+
+// Start starts the program under the keeper, with this process's environment
+// and files as its first descriptors. This process must be the first of a
+// process namespace in which the program stays, and hold all capabilities of a
+// user namespace with one id. The program dies with the keeper.
+func Start(program string, args []string, files []*os.File) (*Engine, error) {
+	unix.Umask(0)
+	none := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
+	if err := unix.Setrlimit(tokenLimit, &none); err != nil {
+		return nil, fmt.Errorf("keeping owners: the limit of file locks is needed: %w", err)
+	}
+	filter, err := jail.RuleFilter(rules()...)
+	if err != nil {
+		return nil, err
+	}
+	var fds []uintptr
+	for _, f := range files {
+		fds = append(fds, f.Fd())
+	}
+	type result struct {
+		pid int
+		err error
+	}
+	done := make(chan result)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: it dies when this thread does
+		listener, err := filter.InstallNotify()
+		if err != nil {
+			done <- result{0, err}
+			return
+		}
+		go serve(listener)
+		pid, err := syscall.ForkExec(program, args, &syscall.ProcAttr{
+			Dir: "/", Env: os.Environ(), Files: fds, Sys: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
+		})
+		done <- result{pid, err}
+		select {}
+	}()
+	r := <-done
+	if r.err != nil {
+		return nil, fmt.Errorf("starting under the keeper: %w", r.err)
+	}
+	return &Engine{pid: r.pid}, nil
+}
+
+// Probe installs the filter on the calling thread, which must end afterwards:
+// what it hands over then fails.
+func Probe() (string, error) {
+	filter, err := jail.RuleFilter(rules()...)
+	if err != nil {
+		return "", err
+	}
+	listener, err := filter.InstallNotify()
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%d instructions", len(filter)), listener.Close()
+}
+
+// serve answers until nobody is left. Without it every call would fail, so
+// the process ends with it.
+func serve(listener *os.File) {
+	ids := newIdentities()
+	table := handlers()
+	err := notify.Serve(listener, workers, func(r *notify.Request) notify.Response {
+		h, ok := table[r.Call]
+		if !ok || r.PID == 0 {
+			return notify.Continue()
+		}
+		return h.do(call{r, ids})
+	})
+	if err != nil {
+		panic(err)
+	}
+}
+
+// Wait waits for the program, reaping whatever else ends, and returns its exit
+// code, or 128 and the signal that ended it.
+func (e *Engine) Wait() (int, error) {
+	for {
+		var ws unix.WaitStatus
+		pid, err := unix.Wait4(-1, &ws, 0, nil)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return 0, fmt.Errorf("waiting for the engine: %w", err)
+		case pid == e.pid && ws.Exited():
+			return ws.ExitStatus(), nil
+		case pid == e.pid && ws.Signaled():
+			return 128 + int(ws.Signal()), nil
+		}
+	}
+}
