@@ -61,6 +61,8 @@ type Image struct {
 	Matrix      Matrix              `yaml:"matrix,omitempty"`
 	Tests       Tests               `yaml:"tests"`
 	Tags        []string            `yaml:"tags,omitempty"`
+	Secrets     []Secret            `yaml:"secrets,omitempty"`
+	Contexts    map[string]string   `yaml:"contexts,omitempty"` // folders by the name COPY --from= calls them, relative to the image's file
 
 	Place          string           `yaml:"-"` // file:line of its name
 	File           string           `yaml:"-"` // its own file, relative to the catalog
@@ -68,6 +70,7 @@ type Image struct {
 	DockerfilePath string           `yaml:"-"` // Dockerfile, relative to the catalog
 	StructurePaths []string         `yaml:"-"` // Tests.Structure, relative to the catalog
 	Ignore         []string         `yaml:"-"` // patterns of the context's .dockerignore
+	NamedContexts  []Context        `yaml:"-"` // Contexts, found, by name
 	Parsed         *dockerfile.File `yaml:"-"`
 	Variants       []Variant        `yaml:"-"` // one with Name "" when there is no matrix
 }

@@ -38,7 +38,9 @@ func (l *loader) loadImages() {
 		img.Place, img.File = s.at("name"), file
 		l.checkPlatforms(s, img.Platforms)
 		l.findContext(s, &img)
+		l.findContexts(s, &img)
 		l.checkArgs(s, &img)
+		l.checkSecrets(s, &img)
 		l.checkTests(s, &img)
 		for i, tag := range img.Tags {
 			if !tagPattern.MatchString(tag) {
@@ -82,6 +84,9 @@ func (l *loader) findContext(s source, img *Image) {
 		return
 	}
 	img.Parsed = file
+	for _, d := range file.Demands() {
+		l.fail(fmt.Sprintf("%s:%d", file.Name, d.Line), "RUN %s asks for a privilege no build is given", d.Flag).Remedy = "remove the flag: a RUN is confined and reaches the mirrors only"
+	}
 	if img.Target != "" && !slices.ContainsFunc(file.Stages, func(st dockerfile.Stage) bool { return strings.EqualFold(st.Name, img.Target) }) {
 		l.fail(s.at("target"), "there is no stage %s in %s", img.Target, file.Name).Remedy = "name a stage of the Dockerfile, or leave target out for the last one"
 	}
@@ -95,17 +100,24 @@ func within(dir, p string) bool { return dir == "." || strings.HasPrefix(p, dir+
 // the context's.
 func (l *loader) readIgnore(img *Image) {
 	for _, file := range []string{img.DockerfilePath + ".dockerignore", path.Join(img.ContextDir, ".dockerignore")} {
-		data, err := fs.ReadFile(l.fsys, file)
-		if err != nil {
-			continue
+		if _, err := fs.Stat(l.fsys, file); err == nil {
+			img.Ignore = l.ignoreFile(file)
+			return
 		}
-		patterns, err := ignorefile.ReadAll(bytes.NewReader(data))
-		if err != nil {
-			l.fail(path.Join(l.name, file), "%v", err).Remedy = "mend the ignore file"
-		}
-		img.Ignore = patterns
-		return
 	}
+}
+
+// ignoreFile reads the patterns of an ignore file; there are none without one.
+func (l *loader) ignoreFile(file string) []string {
+	data, err := fs.ReadFile(l.fsys, file)
+	if err != nil {
+		return nil
+	}
+	patterns, err := ignorefile.ReadAll(bytes.NewReader(data))
+	if err != nil {
+		l.fail(path.Join(l.name, file), "%v", err).Remedy = "mend the ignore file"
+	}
+	return patterns
 }
 
 // checkArgs checks build arguments and spreads the matrix out.

@@ -285,6 +285,15 @@ func TestWrongImages(t *testing.T) {
 		{"expectation", "images/app.yaml", "http: {port: 80}", "tcp: {port: 80, expect: +PONG}", "cat/images/app.yaml:17", "missing argument"},
 		{"writable", "images/app.yaml", "tests:", "tests:\n  writable: [tmp]", "cat/images/app.yaml:14", "absolute"},
 		{"tag", "images/top.yaml", "tests:", "tags: [a b]\ntests:", "cat/images/top.yaml:6", "not a tag"},
+		{"secret without a source", "images/top.yaml", "tests:", "secrets:\n  - id: a\ntests:", "cat/images/top.yaml:7", "no single source"},
+		{"secret with two", "images/top.yaml", "tests:", "secrets:\n  - {id: a, env: A, file: f}\ntests:", "cat/images/top.yaml:7", "no single source"},
+		{"secret twice", "images/top.yaml", "tests:", "secrets:\n  - {id: a, env: A}\n  - {id: a, env: B}\ntests:", "cat/images/top.yaml:8", "twice"},
+		{"secret's value", "images/top.yaml", "tests:", "secrets:\n  - {id: a, env: 's3 cret'}\ntests:", "cat/images/top.yaml:7", "not the name of a variable"},
+		{"secret's id", "images/top.yaml", "tests:", "secrets:\n  - {id: 'a b', env: A}\ntests:", "cat/images/top.yaml:7", "not the id"},
+		{"named context not there", "images/top.yaml", "tests:", "contexts:\n  lib: nowhere\ntests:", "cat/images/top.yaml:7", "there is no directory cat/images/nowhere"},
+		{"named context outside", "images/top.yaml", "tests:", "contexts:\n  lib: ../../etc\ntests:", "cat/images/top.yaml:7", "outside the catalog"},
+		{"privilege", "images/app/Dockerfile", "USER 1", "RUN --security=insecure true", "cat/images/app/Dockerfile:5", "asks for a privilege"},
+		{"built on a folder", "images/top.yaml", "tests:", "contexts:\n  upstream: app\n  'app:b-1': app\ntests:", "cat/images/top.yaml:8", "not the name of a context"},
 	})
 }
 

@@ -81,6 +81,12 @@ func (l *loader) resolveImage(img *Image) {
 				continue
 			}
 			for _, b := range found {
+				if named, err := l.namedContext(img, b); named {
+					if err != nil {
+						l.once(seen, err)
+					}
+					continue
+				}
 				ref, err := l.resolveRef(img, b, p)
 				if err != nil {
 					l.once(seen, err)

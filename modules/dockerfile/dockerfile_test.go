@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -249,4 +250,28 @@ func FuzzRewrite(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestFetches(t *testing.T) {
+	f, err := Parse("Dockerfile", []byte("FROM scratch\nARG V=1\nADD --checksum=sha256:"+strings.Repeat("0", 64)+
+		" https://a.invalid/$V/x /x\nADD local http://b.invalid/y \\\n  /y/\nCOPY z /z\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Fetch{{"https://a.invalid/$V/x", "sha256:" + strings.Repeat("0", 64), 3}, {"http://b.invalid/y", "", 4}}
+	if got := f.Fetches(); !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+func TestDemands(t *testing.T) {
+	f, err := Parse("Dockerfile", []byte("FROM scratch\nRUN --security=sandbox --network=none true\n"+
+		"RUN --security=insecure true\nRUN --network=host true\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Demand{{"--security=insecure", 3}, {"--network=host", 4}}
+	if got := f.Demands(); !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
 }

@@ -195,3 +195,51 @@ func boundSources(c *instructions.RunCommand) []string {
 }
 
 var errMoved = errors.New("the reference cannot be replaced where it stands")
+
+// Fetch is a file that ADD takes from an address.
+type Fetch struct {
+	URL      string // as written, with its build arguments
+	Checksum string // as written, "" when it has none
+	Line     int
+}
+
+// Fetches lists what ADD takes from http and https addresses, in order.
+func (f *File) Fetches() []Fetch {
+	var out []Fetch
+	for _, st := range f.code {
+		add, ok := st.cmd.(*instructions.AddCommand)
+		if !ok {
+			continue
+		}
+		for _, src := range add.SourcePaths {
+			if strings.HasPrefix(src, "http://") || strings.HasPrefix(src, "https://") {
+				out = append(out, Fetch{URL: src, Checksum: add.Checksum, Line: st.node.StartLine})
+			}
+		}
+	}
+	return out
+}
+
+// Demand is a privilege a RUN asks for.
+type Demand struct {
+	Flag string // --security=insecure or --network=host
+	Line int
+}
+
+// Demands lists the privileges that RUN instructions ask for, in order.
+func (f *File) Demands() []Demand {
+	var out []Demand
+	for _, st := range f.code {
+		run, ok := st.cmd.(*instructions.RunCommand)
+		if !ok {
+			continue
+		}
+		if s := instructions.GetSecurity(run); s == instructions.SecurityInsecure {
+			out = append(out, Demand{"--security=" + s, st.node.StartLine})
+		}
+		if n := instructions.GetNetwork(run); n == instructions.NetworkHost {
+			out = append(out, Demand{"--network=" + n, st.node.StartLine})
+		}
+	}
+	return out
+}

@@ -75,7 +75,8 @@ func isAudit(r route) bool {
 }
 
 // route finds out which mirror a URL means: the gateway's own paths, or a
-// mirror's own address over plain HTTP, as a Dockerfile's sources may name it.
+// mirror's own address, as a Dockerfile's sources may name it. An https address
+// arrives here when it is asked for as of a proxy that fetches for its client.
 func (g *Gateway) route(ctx context.Context, u *url.URL) (route, bool) {
 	host := strings.ToLower(u.Hostname())
 	port := u.Port()
@@ -87,7 +88,7 @@ func (g *Gateway) route(ctx context.Context, u *url.URL) (route, bool) {
 		}
 		return route{}, true
 	}
-	if u.Scheme != "http" {
+	if u.Scheme != "http" && u.Scheme != "https" {
 		return route{}, false
 	}
 	for _, a := range g.set.archives {

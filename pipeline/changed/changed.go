@@ -178,6 +178,11 @@ func partOf(img *catalog.Image, rel string) bool {
 	if rel == img.File || rel == img.DockerfilePath || slices.Contains(img.StructurePaths, rel) {
 		return true
 	}
+	for _, c := range img.NamedContexts {
+		if in, ok := under(c.Dir, rel); ok && (in == ".dockerignore" || !ignored(c.Ignore, in)) {
+			return true
+		}
+	}
 	in, ok := under(img.ContextDir, rel)
 	if !ok {
 		return false

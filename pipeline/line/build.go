@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -192,6 +193,9 @@ func (l *Line) build(ctx context.Context, n plan.Node, in run.Inputs) (any, erro
 	if err != nil {
 		return nil, err
 	}
+	if err := l.contexts(ctx, e, img, *n.Platform, refs); err != nil {
+		return nil, err
+	}
 	text, err := img.Parsed.Rewrite(img.FromArgs(*variant, *n.Platform), func(ref string) (string, error) {
 		to, ok := refs[ref]
 		if !ok {
@@ -202,11 +206,16 @@ func (l *Line) build(ctx context.Context, n plan.Node, in run.Inputs) (any, erro
 	if err != nil {
 		return nil, err
 	}
-	var secrets map[string]string
+	secrets, err := l.secrets(img)
+	if err != nil {
+		return nil, err
+	}
 	if !e.Hermetic {
-		if text, secrets, err = l.withMirrors(ctx, img, text, refs, variant); err != nil {
+		var addresses map[string]string
+		if text, addresses, err = l.withMirrors(ctx, img, text, refs, variant); err != nil {
 			return nil, err
 		}
+		maps.Copy(secrets, addresses)
 	}
 	b := &builtImage{Variant: variant, Platform: *n.Platform, Name: n.ID, Bases: bases}
 	var layers []artifact.Digest
@@ -244,7 +253,7 @@ func (l *Line) named(err error, img *catalog.Image) error {
 	place, _ := told.Extensions()["place"].(string)
 	_, line, ok := strings.Cut(place, ":")
 	if !ok {
-		return e
+		return fetching(e, img)
 	}
 	text := strings.Replace(inner.Err.Error(), place+": ", "", 1)
 	e.Place += ":" + line
@@ -325,6 +334,28 @@ func (l *Line) offer(ctx context.Context, p *pushedImage) (baseReady, error) {
 		return baseReady{}, err
 	}
 	return baseReady{Name: name, Digest: p.Subject.Digest, Epoch: p.Epoch, Layers: layers}, nil
+}
+
+// fetching puts the line of the ADD into an error about what it fetches, which
+// the engine does not place.
+func fetching(e *artifact.Error, img *catalog.Image) error {
+	text := e.Err.Error()
+	for _, f := range img.Parsed.Fetches() {
+		known, _, _ := strings.Cut(f.URL, "$") // what stands before the first build argument
+		summed := f.Checksum != "" && strings.Contains(text, f.Checksum)
+		if !strings.Contains(text, known) && !summed {
+			continue
+		}
+		e.Place = fmt.Sprintf("%s:%d", e.Place, f.Line)
+		switch {
+		case strings.Contains(text, "by rule egress/"):
+			e.Kind, e.Remedy = artifact.KindUsage, "take it from a mirror, or make it part of the build context"
+		case strings.Contains(text, "digest mismatch"):
+			e.Kind, e.Remedy = artifact.KindUsage, "compare the file with what its publisher says, then mend the checksum at that line"
+		}
+		return e
+	}
+	return e
 }
 
 // find is the catalog's entry behind a node.

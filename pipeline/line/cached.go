@@ -59,17 +59,14 @@ func (l *Line) fingerprint(p plan.Image, seen map[string]bool) (artifact.Digest,
 		JSON("stages", p.Stages).Text("held", p.Held).
 		JSON("mirrors", l.cfg.Catalog.Mirrors).JSON("all stages", l.cfg.Catalog.Stages).JSON("policies", l.cfg.Catalog.Policies).
 		Text("signer", l.signerID()).Text("out", l.cfg.Data).JSON("locked", l.cfg.Locked)
-	matcher, err := patternmatcher.New(img.Ignore)
-	if err != nil {
-		return "", &artifact.Error{Kind: artifact.KindUsage, Op: "reading .dockerignore", Place: img.ContextDir, Err: err}
+	folders := append([]catalog.Context{{Name: "", Dir: img.ContextDir, Ignore: img.Ignore}}, img.NamedContexts...)
+	for _, c := range folders {
+		keep, err := kept(c)
+		if err != nil {
+			return "", err
+		}
+		k.Tree("context "+c.Name, filepath.Join(l.cfg.CatalogDir, c.Dir), keep)
 	}
-	context := filepath.Join(l.cfg.CatalogDir, img.ContextDir)
-	k.Tree("context", context, func(path string, d fs.DirEntry) bool {
-		ignored, err := matcher.MatchesOrParentMatches(path)
-		// A folder that is ignored is still walked where patterns may bring
-		// back something below it.
-		return err != nil || !ignored || (d.IsDir() && matcher.Exclusions())
-	})
 	for _, path := range append([]string{img.DockerfilePath}, img.StructurePaths...) {
 		raw, err := readFile(filepath.Join(l.cfg.CatalogDir, path))
 		if err != nil {
@@ -83,6 +80,19 @@ func (l *Line) fingerprint(p plan.Image, seen map[string]bool) (artifact.Digest,
 		}
 	}
 	return k.Sum()
+}
+
+// kept says which paths of a context are sent. A folder that is ignored is
+// still walked where patterns may bring back something below it.
+func kept(c catalog.Context) (func(path string, d fs.DirEntry) bool, error) {
+	matcher, err := patternmatcher.New(c.Ignore)
+	if err != nil {
+		return nil, &artifact.Error{Kind: artifact.KindUsage, Op: "reading .dockerignore", Place: c.Dir, Err: err}
+	}
+	return func(path string, d fs.DirEntry) bool {
+		ignored, err := matcher.MatchesOrParentMatches(path)
+		return err != nil || !ignored || (d.IsDir() && matcher.Exclusions())
+	}, nil
 }
 
 func (l *Line) addReference(k *results.Key, ref catalog.Ref, seen map[string]bool) error {

@@ -9,19 +9,23 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
+	"github.com/moby/buildkit/solver"
+	websource "github.com/moby/buildkit/source/http"
 	srctypes "github.com/moby/buildkit/source/types"
+	"github.com/moby/buildkit/worker/base"
 
 	"drydock/modules/artifact"
+	"drydock/modules/engine/embedded/executor"
 )
 
 const mirrorOnly = "egress/mirror-only"
 
 // refuseSource refuses the sources that BuildKit itself would fetch from
-// anywhere; images go through registryHosts.
+// anywhere; images go through registryHosts, files through the gateway.
 func refuseSource(identifier string) error {
 	switch scheme(identifier) {
 	case srctypes.DockerImageScheme, srctypes.DockerImageBlobScheme, srctypes.LocalScheme,
-		srctypes.OCIScheme, srctypes.OCIBlobScheme:
+		srctypes.OCIScheme, srctypes.OCIBlobScheme, srctypes.HTTPScheme, srctypes.HTTPSScheme:
 		return nil
 	}
 	return &artifact.Error{
@@ -29,6 +33,42 @@ func refuseSource(identifier string) error {
 		Message: "refused by rule " + mirrorOnly + ": a build reaches the mirrors and nothing else",
 		Remedy:  "put the file into the build context, or fetch it in a RUN through a mirror",
 	}
+}
+
+// isWeb: the source is a file behind an address (ADD https://…).
+func isWeb(identifier string) bool {
+	s := scheme(identifier)
+	return s == srctypes.HTTPScheme || s == srctypes.HTTPSScheme
+}
+
+// fetchThroughGateway replaces the worker's source of files behind addresses,
+// which would reach out by itself.
+func fetchThroughGateway(w *base.Worker) error {
+	source, err := websource.NewSource(websource.Opt{CacheAccessor: w.CacheMgr, Transport: executor.FetchTransport{}})
+	if err != nil {
+		return err
+	}
+	w.HTTPSource = source
+	w.SourceManager.Register(source)
+	return nil
+}
+
+// webOp is the fetch of a file; its requests are made for its step.
+type webOp struct {
+	solver.Op
+	vertex executor.Vertex
+}
+
+var _ solver.Op = (*webOp)(nil)
+
+// CacheMap may fetch: without a checksum the content is the key.
+func (o *webOp) CacheMap(ctx context.Context, jc solver.JobContext, index int) (*solver.CacheMap, bool, error) {
+	return o.Op.CacheMap(executor.WithFetch(ctx, o.vertex), jc, index)
+}
+
+// Exec fetches what CacheMap has not.
+func (o *webOp) Exec(ctx context.Context, jc solver.JobContext, inputs []solver.Result) ([]solver.Result, error) {
+	return o.Op.Exec(executor.WithFetch(ctx, o.vertex), jc, inputs)
 }
 
 // registryHosts resolves BaseHost to the loopback registries of those who have

@@ -69,6 +69,9 @@ func (w *boundWorker) ResolveOp(v solver.Vertex, s frontend.FrontendLLBBridge, s
 			return nil, err
 		}
 		fetch, err := w.Worker.ResolveOp(v, s, sm, p)
+		if isWeb(o.Source.Identifier) {
+			fetch = &webOp{Op: fetch, vertex: executor.Vertex{Digest: v.Digest().String(), Name: v.Name()}}
+		}
 		return w.route(fetch, err)
 	case *pb.Op_Exec:
 		var resources *pb.LinuxResources
@@ -135,6 +138,10 @@ func newWorker(ctx context.Context, o Options, open *stack) (*boundWorker, error
 			exec.Close()
 			return nil, fmt.Errorf("starting the worker: %w", err)
 		}
+	}
+	if err := fetchThroughGateway(w); err != nil {
+		exec.Close()
+		return nil, fmt.Errorf("starting the worker: %w", err)
 	}
 	return &boundWorker{Worker: w, exec: exec, members: members}, nil
 }

@@ -226,7 +226,13 @@ type buildStep struct {
 	Name string `json:"name"`
 }
 
-// runSteps are the commands a state was made by, in the order of the graph.
+// isWeb: the source is fetched from an address, through the gateway.
+func isWeb(identifier string) bool {
+	return strings.HasPrefix(identifier, "http://") || strings.HasPrefix(identifier, "https://")
+}
+
+// runSteps are the commands and downloads a state was made by, in the order of
+// the graph.
 func (s *Server) runSteps(ctx context.Context, st llb.State, names map[digest.Digest]string) ([]buildStep, error) {
 	steps := []buildStep{}
 	if st.Output() == nil {
@@ -241,7 +247,7 @@ func (s *Server) runSteps(ctx context.Context, st llb.State, names map[digest.Di
 		if err := op.UnmarshalVT(dt); err != nil {
 			return nil, err
 		}
-		if op.GetExec() == nil {
+		if op.GetExec() == nil && !isWeb(op.GetSource().GetIdentifier()) {
 			continue
 		}
 		dgst := digest.FromBytes(dt)

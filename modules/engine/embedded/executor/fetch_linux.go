@@ -1,0 +1,128 @@
+package executor
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"drydock/modules/artifact"
+)
+
+type fetchKey struct{}
+
+// WithFetch says for which build step the requests made under a context are.
+func WithFetch(ctx context.Context, v Vertex) context.Context {
+	return context.WithValue(ctx, fetchKey{}, v)
+}
+
+// FetchTransport sends a build's own requests (ADD of a URL) through the
+// mirror gateway of the context, as a step's are: nothing but the mirrors
+// answers, and what was fetched is a material of the step.
+type FetchTransport struct{}
+
+var _ http.RoundTripper = FetchTransport{}
+
+// RoundTrip asks the gateway as a proxy is asked, also for https addresses: it
+// speaks to the mirror in the mirror's own scheme.
+func (FetchTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	ctx := r.Context()
+	v, _ := ctx.Value(fetchKey{}).(Vertex)
+	g := &link{socket: gatewayFrom(ctx), vertex: v}
+	if g.socket == "" || v.Digest == "" {
+		return nil, &artifact.Error{
+			Kind: artifact.KindGate, Op: "fetching", Place: r.URL.Redacted(),
+			Message: "refused by rule egress/mirror-only: this engine has no mirrors to fetch from",
+			Remedy:  "put the file into the build context",
+		}
+	}
+	control, err := g.dial(hello{Kind: "step", Step: v.Digest, Name: v.Name})
+	if err != nil {
+		return nil, &gatewayFault{err}
+	}
+	f := &fetch{control: control}
+	if f.conn, err = g.dial(hello{Kind: "conn", Proto: "http", Step: v.Digest}); err != nil {
+		f.end(false)
+		return nil, &gatewayFault{err}
+	}
+	f.stop = context.AfterFunc(ctx, func() { _ = f.conn.SetDeadline(time.Unix(1, 0)) })
+	if err := r.WriteProxy(f.conn); err != nil {
+		f.end(false)
+		return nil, &gatewayFault{err}
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(f.conn), r)
+	if err != nil {
+		f.end(false)
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		return nil, &gatewayFault{fmt.Errorf("reading the gateway's answer: %w", err)}
+	}
+	if resp.StatusCode == http.StatusForbidden {
+		if refused := f.refusal(); refused != nil {
+			resp.Body.Close()
+			f.end(false)
+			return nil, refused
+		}
+	}
+	f.body = resp.Body
+	resp.Body = f
+	return resp, nil
+}
+
+// fetch is one request's connection to the gateway, as the body that is read.
+type fetch struct {
+	control, conn *net.UnixConn
+	body          io.ReadCloser
+	stop          func() bool
+	whole         bool
+	once          sync.Once
+}
+
+// Read notes whether the body was read to its end.
+func (f *fetch) Read(p []byte) (int, error) {
+	n, err := f.body.Read(p)
+	f.whole = f.whole || errors.Is(err, io.EOF)
+	return n, err
+}
+
+// Close has the gateway write down what was fetched.
+func (f *fetch) Close() error {
+	err := f.body.Close()
+	f.end(f.whole)
+	return err
+}
+
+func (f *fetch) end(ok bool) {
+	f.once.Do(func() {
+		if f.stop != nil {
+			f.stop()
+		}
+		if f.conn != nil {
+			f.conn.Close()
+		}
+		if json.NewEncoder(f.control).Encode(map[string]bool{"ok": ok}) == nil {
+			_ = f.control.CloseWrite()
+			_ = f.control.SetReadDeadline(time.Now().Add(persistTime))
+			_, _ = io.Copy(io.Discard, f.control)
+		}
+		f.control.Close()
+	})
+}
+
+// refusal is what the gateway said it refused, if it did.
+func (f *fetch) refusal() error {
+	_ = f.control.SetReadDeadline(time.Now().Add(time.Second))
+	line, err := bufio.NewReader(f.control).ReadBytes('\n')
+	var said struct{ Refused *refusal }
+	if err != nil || json.Unmarshal(line, &said) != nil || said.Refused == nil {
+		return nil
+	}
+	return said.Refused
+}
