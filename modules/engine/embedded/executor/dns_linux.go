@@ -6,21 +6,19 @@ import (
 	"strings"
 
 	"golang.org/x/net/dns/dnsmessage"
-
-	"drydock/modules/engine/embedded/initproc"
 )
 
 // answerNames answers every name with the gateway's address, so that whatever
 // a step wants to reach, the gateway sees it and can say what was refused. It
 // returns when the socket is closed.
-func answerNames(p net.PacketConn, asked func(name string)) {
+func answerNames(p net.PacketConn, gateway netip.Addr, asked func(name string)) {
 	buf := make([]byte, 1500)
 	for {
 		n, from, err := p.ReadFrom(buf)
 		if err != nil {
 			return
 		}
-		reply, name := answer(buf[:n])
+		reply, name := answer(buf[:n], gateway)
 		if reply == nil {
 			continue
 		}
@@ -31,7 +29,7 @@ func answerNames(p net.PacketConn, asked func(name string)) {
 
 // answer builds the reply to one query; nil when it is not one. Other types
 // than A exist for no name (no data), which makes clients use A at once.
-func answer(query []byte) (reply []byte, name string) {
+func answer(query []byte, gateway netip.Addr) (reply []byte, name string) {
 	var parser dnsmessage.Parser
 	h, err := parser.Start(query)
 	if err != nil || h.Response {
@@ -48,7 +46,7 @@ func answer(query []byte) (reply []byte, name string) {
 		return nil, ""
 	}
 	if q.Type == dnsmessage.TypeA && q.Class == dnsmessage.ClassINET {
-		a := dnsmessage.AResource{A: netip.MustParseAddr(initproc.GatewayIP).As4()}
+		a := dnsmessage.AResource{A: gateway.As4()}
 		if b.AResource(dnsmessage.ResourceHeader{Name: q.Name, Class: q.Class, TTL: 60}, a) != nil {
 			return nil, ""
 		}

@@ -21,7 +21,6 @@ import (
 	"github.com/moby/buildkit/util/archutil"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"drydock/modules/artifact"
 	"drydock/modules/engine/embedded/initbin"
 	"drydock/modules/engine/embedded/initproc"
 	"drydock/modules/engine/embedded/keeper"
@@ -54,6 +53,8 @@ type Executor struct {
 	init    string      // path of the step init
 	memory  *os.File    // what that path leads to, when it is in memory
 	filter  jail.Filter // of every command
+
+	container *container // in TierContainer
 }
 
 // Vertex is the build step a process belongs to.
@@ -67,12 +68,8 @@ var _ bkexec.Executor = (*Executor)(nil)
 
 // New prepares Root, clearing what a killed engine left in it.
 func New(opt Options) (*Executor, error) {
-	if opt.Tier == TierContainer {
-		return nil, &artifact.Error{
-			Kind: artifact.KindFault, Op: "starting the engine",
-			Message: "this version does not run steps without namespaces",
-			Remedy:  "allow user namespaces: drydock doctor names the setting that is missing",
-		}
+	if err := recoverPlaced(opt.Root); err != nil {
+		return nil, fmt.Errorf("clearing old steps: %w", err)
 	}
 	if err := os.RemoveAll(opt.Root); err != nil {
 		return nil, fmt.Errorf("clearing old steps: %w", err)
@@ -82,11 +79,15 @@ func New(opt Options) (*Executor, error) {
 	}
 	e := &Executor{opt: opt}
 	var err error
-	var rules []jail.Rule
-	if opt.SingleID {
-		rules = keeper.StepRules()
+	switch {
+	case opt.Tier == TierContainer:
+		e.container, e.filter, err = newContainer(opt)
+	case opt.SingleID:
+		e.filter, err = jail.BuildFilter(jail.DefaultCapabilities, keeper.StepRules()...)
+	default:
+		e.filter, err = jail.DefaultFilter(jail.DefaultCapabilities)
 	}
-	if e.filter, err = jail.BuildFilter(jail.DefaultCapabilities, rules...); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	if e.memory, err = initbin.Memory(); err == nil {
@@ -101,6 +102,9 @@ func New(opt Options) (*Executor, error) {
 
 // Close ends every step that still runs.
 func (e *Executor) Close() {
+	if e.container != nil {
+		e.container.close()
+	}
 	e.spawner.Close()
 	if e.memory != nil {
 		e.memory.Close()
@@ -170,6 +174,9 @@ func (e *Executor) run(ctx context.Context, v Vertex, id string, root bkexec.Mou
 		return fmt.Errorf("preparing the step: %w", err)
 	}
 	defer s.cleanup()
+	if e.container != nil {
+		return s.contained(ctx, root, mounts, env, gateway)
+	}
 	if err := s.prepare(ctx, root, mounts, env, gateway); err != nil {
 		return err
 	}

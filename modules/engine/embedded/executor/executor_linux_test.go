@@ -3,6 +3,7 @@ package executor
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +17,8 @@ import (
 
 	"drydock/modules/engine/embedded/initproc"
 )
+
+var gatewayAddress = netip.AddrFrom4([4]byte{198, 18, 0, 1})
 
 func query(t *testing.T, name string, typ dnsmessage.Type) []byte {
 	t.Helper()
@@ -34,7 +37,7 @@ func TestAnswer(t *testing.T) {
 		typ     dnsmessage.Type
 		answers int
 	}{{dnsmessage.TypeA, 1}, {dnsmessage.TypeAAAA, 0}, {dnsmessage.TypeSRV, 0}, {dnsmessage.TypeMX, 0}} {
-		reply, name := answer(query(t, "WWW.example.invalid.", c.typ))
+		reply, name := answer(query(t, "WWW.example.invalid.", c.typ), gatewayAddress)
 		if name != "www.example.invalid" {
 			t.Errorf("%v: name %q", c.typ, name)
 		}
@@ -51,9 +54,9 @@ func TestAnswer(t *testing.T) {
 			}
 		}
 	}
-	reply, _ := answer(query(t, "x.", dnsmessage.TypeA))
+	reply, _ := answer(query(t, "x.", dnsmessage.TypeA), gatewayAddress)
 	for _, bad := range [][]byte{nil, []byte("x"), reply, make([]byte, 12)} {
-		if r, _ := answer(bad); r != nil {
+		if r, _ := answer(bad, gatewayAddress); r != nil {
 			t.Errorf("answered %q", bad)
 		}
 	}
@@ -66,7 +69,7 @@ func FuzzAnswer(f *testing.F) {
 	}
 	f.Add(msg)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		reply, _ := answer(b)
+		reply, _ := answer(b, gatewayAddress)
 		var m dnsmessage.Message
 		if reply != nil && m.Unpack(reply) != nil {
 			t.Errorf("the reply to %q cannot be read", b)

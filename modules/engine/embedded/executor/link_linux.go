@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -73,6 +74,7 @@ type link struct {
 	stderr io.Writer
 	kill   func()
 
+	address   netip.Addr // the gateway's, as the step sees it
 	control   *net.UnixConn
 	listening []io.Closer
 	reading   chan struct{} // closed when the control connection was read to its end
@@ -113,6 +115,29 @@ func (g *link) open(files []*os.File) error {
 	if len(files) != 3 {
 		return fmt.Errorf("the step's init sent %d listeners, not 3", len(files))
 	}
+	g.address = netip.MustParseAddr(initproc.GatewayIP)
+	if err := g.begin(); err != nil {
+		return err
+	}
+	for i, proto := range []string{"http", "tls"} {
+		l, err := net.FileListener(files[i])
+		if err != nil {
+			return fmt.Errorf("taking the step's listener: %w", err)
+		}
+		g.listening = append(g.listening, l)
+		go g.accept(l, func(c net.Conn) { g.splice(c.(closeWriter), proto) })
+	}
+	p, err := net.FilePacketConn(files[2])
+	if err != nil {
+		return fmt.Errorf("taking the step's listener: %w", err)
+	}
+	g.listening = append(g.listening, p)
+	go answerNames(p, g.address, g.lookedUp)
+	return nil
+}
+
+// begin tells the gateway of the step.
+func (g *link) begin() error {
 	control, err := g.dial(hello{Kind: "step", Step: g.vertex.Digest, Name: g.vertex.Name})
 	if err != nil {
 		return &gatewayFault{&artifact.Error{
@@ -121,20 +146,6 @@ func (g *link) open(files []*os.File) error {
 	}
 	g.control, g.reading, g.conns = control, make(chan struct{}), map[net.Conn]struct{}{}
 	go g.readRefusals()
-	for i, proto := range []string{"http", "tls"} {
-		l, err := net.FileListener(files[i])
-		if err != nil {
-			return fmt.Errorf("taking the step's listener: %w", err)
-		}
-		g.listening = append(g.listening, l)
-		go g.accept(l, proto)
-	}
-	p, err := net.FilePacketConn(files[2])
-	if err != nil {
-		return fmt.Errorf("taking the step's listener: %w", err)
-	}
-	g.listening = append(g.listening, p)
-	go answerNames(p, g.lookedUp)
 	return nil
 }
 
@@ -188,7 +199,7 @@ func (g *link) note() string {
 	return "; name lookups: " + strings.Join(g.names, ", ") + " (a step reaches nothing but the mirror gateway)"
 }
 
-func (g *link) accept(l net.Listener, proto string) {
+func (g *link) accept(l net.Listener, serve func(net.Conn)) {
 	for {
 		c, err := l.Accept()
 		if errors.Is(err, net.ErrClosed) {
@@ -202,7 +213,7 @@ func (g *link) accept(l net.Listener, proto string) {
 			c.Close()
 			return
 		}
-		go g.splice(c.(*net.TCPConn), proto)
+		go serve(c)
 	}
 }
 
@@ -216,13 +227,21 @@ func (g *link) track(c net.Conn) bool {
 	return true
 }
 
-func (g *link) splice(c *net.TCPConn, proto string) {
-	defer func() {
-		c.Close()
-		g.mu.Lock()
-		delete(g.conns, c)
-		g.mu.Unlock()
-	}()
+// closeWriter is a connection whose directions end one by one.
+type closeWriter interface {
+	net.Conn
+	CloseWrite() error
+}
+
+func (g *link) drop(c net.Conn) {
+	c.Close()
+	g.mu.Lock()
+	delete(g.conns, c)
+	g.mu.Unlock()
+}
+
+func (g *link) splice(c closeWriter, proto string) {
+	defer g.drop(c)
 	up, err := g.dial(hello{Kind: "conn", Proto: proto, Step: g.vertex.Digest})
 	if err != nil {
 		fmt.Fprintf(g.stderr, "drydock: the mirror gateway does not answer: %v\n", err)

@@ -32,6 +32,9 @@ type step struct {
 	spec        initproc.Spec
 	markStarted func()
 	undo        []func() error
+
+	addresses *addresses   // of a contained step
+	takeOut   func() error // takes out of its root what was placed there
 }
 
 func (s *step) later(f func() error) { s.undo = append(s.undo, f) }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -275,5 +276,17 @@ func (s *step) verdict(ctx context.Context, g *link, r initproc.Report, err erro
 	if r.Error != "" {
 		return &gatewayapi.ExitError{ExitCode: gatewayapi.UnknownExitStatus, Err: errors.New(r.Error)}
 	}
-	return exitError(ctx, r, s.process.Meta.ValidExitCodes, g.note())
+	return exitError(ctx, r, s.process.Meta.ValidExitCodes, g.note()+containedNote(r))
+}
+
+// containedNote says why we ended a step, and what it tried to reach.
+func containedNote(r initproc.Report) string {
+	note := ""
+	if r.Reason != "" {
+		note += "; the step was ended: " + r.Reason
+	}
+	if len(r.Refused) > 0 {
+		note += "; refused: " + strings.Join(r.Refused, ", ") + " (a step reaches nothing but the mirror gateway and, over TCP, itself)"
+	}
+	return note
 }

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
-	"strings"
 	"sync"
 	"syscall"
 
@@ -74,6 +73,9 @@ func run(c *control) (Report, error) {
 	var s Spec
 	if err := c.receive(&s); err != nil {
 		return Report{}, fmt.Errorf("reading the step: %w", err)
+	}
+	if s.Contained != nil {
+		return runContained(c, s)
 	}
 	if err := setupNetwork(c, s.Gateway); err != nil {
 		return Report{}, err
@@ -157,34 +159,7 @@ func confinedStart(s Spec, path string) (int, error) {
 }
 
 // lookPath finds the command as a shell would, in the step's own PATH.
-func lookPath(s Spec) (string, error) {
-	if len(s.Args) == 0 {
-		return "", errors.New("the step has no command")
-	}
-	name := s.Args[0]
-	if strings.Contains(name, "/") {
-		return name, nil
-	}
-	path := ""
-	for _, e := range s.Env {
-		if v, ok := strings.CutPrefix(e, "PATH="); ok {
-			path = v
-		}
-	}
-	for _, dir := range strings.Split(path, ":") {
-		if dir == "" {
-			dir = "."
-		}
-		if !strings.HasPrefix(dir, "/") {
-			dir = s.Cwd + "/" + dir
-		}
-		fi, err := os.Stat(dir + "/" + name)
-		if err == nil && fi.Mode().IsRegular() && fi.Mode()&0o111 != 0 {
-			return dir + "/" + name, nil
-		}
-	}
-	return "", fmt.Errorf("%q: executable file not found in PATH %q", name, path)
-}
+func lookPath(s Spec) (string, error) { return lookPathWith(s, os.Stat) }
 
 // supervise reaps until the command ends, passing signals on meanwhile.
 func supervise(c *control, pid int) Report {

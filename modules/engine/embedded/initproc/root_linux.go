@@ -16,6 +16,12 @@ type tree struct{ root *os.File }
 
 func fdPath(f *os.File) string { return "/proc/self/fd/" + strconv.Itoa(int(f.Fd())) }
 
+// OpenIn opens name in the directory root as if that were the root of all
+// files: no link leads out of it.
+func OpenIn(root *os.File, name string, flags uint64) (*os.File, error) {
+	return openIn(root, name, flags)
+}
+
 func openIn(root *os.File, name string, flags uint64) (*os.File, error) {
 	name = path.Clean("/" + name)
 	for {

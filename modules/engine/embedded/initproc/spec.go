@@ -10,7 +10,10 @@
 // reports how it ended.
 package initproc
 
-import "drydock/modules/jail"
+import (
+	"drydock/modules/engine/embedded/warden"
+	"drydock/modules/jail"
+)
 
 // ControlFD is where the executor's socket is.
 const ControlFD = 3
@@ -52,6 +55,9 @@ type Spec struct {
 	NoCapabilities bool
 	Gateway        bool        // listen for the gateway
 	Filter         jail.Filter // seccomp filter of the command
+
+	// Contained confines a step that has no namespaces; nil: it has.
+	Contained *warden.Config
 }
 
 // Order is what the executor sends after the Spec.
@@ -69,4 +75,7 @@ type Report struct {
 	Code      int    `json:"code,omitempty"`   // exit code, or 128 and the signal
 	Signal    int    `json:"signal,omitempty"` // that ended it
 	Error     string `json:"error,omitempty"`  // the step could not be set up or started
+
+	Reason  string   `json:"reason,omitempty"`  // why we ended it
+	Refused []string `json:"refused,omitempty"` // what a contained step tried to reach
 }

@@ -1,0 +1,477 @@
+package executor
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	bkexec "github.com/moby/buildkit/executor"
+	"golang.org/x/sys/unix"
+
+	"drydock/modules/artifact"
+	"drydock/modules/engine/embedded/initproc"
+	"drydock/modules/engine/embedded/warden"
+	"drydock/modules/jail"
+)
+
+const (
+	// endTime is how long an init may take to end its step.
+	endTime = 10 * time.Second
+	// minDisk is what a contained step must leave free.
+	minDisk = 256 << 20
+	// memoryShare is the part of the memory there is that one step may have.
+	memoryShare = 0.9
+)
+
+// container is what an Executor of TierContainer has.
+type container struct {
+	abi       int   // Landlock ABI that is used
+	memory    int64 // bytes a step may have
+	processes int   // and processes and threads
+	mu        sync.Mutex
+	busy      map[string]chan struct{} // writable sources in use, by path
+	running   map[int]func()           // inits, and how to end them
+	closed    bool
+	steps     sync.WaitGroup
+}
+
+// newContainer looks what the kernel has and makes the filter of steps.
+func newContainer(opt Options) (*container, jail.Filter, error) {
+	c := &container{
+		abi: jail.LandlockABI(), memory: int64(float64(availableMemory()) * memoryShare),
+		processes: maxProcesses,
+		busy:      map[string]chan struct{}{}, running: map[int]func(){},
+	}
+	switch {
+	case opt.LandlockABI < 0:
+		c.abi = 0
+	case opt.LandlockABI > 0:
+		c.abi = min(c.abi, opt.LandlockABI)
+	}
+	if c.abi < warden.ScopedABI {
+		return nil, nil, &artifact.Error{
+			Kind: artifact.KindFault, Op: "starting the engine",
+			Message: fmt.Sprintf("this kernel's Landlock (ABI %d) does not bound signals and abstract sockets of steps without namespaces", c.abi),
+			Remedy:  fmt.Sprintf("use Linux 6.12 or newer (ABI %d), or allow user namespaces: drydock doctor names the setting that is missing", warden.ScopedABI),
+		}
+	}
+	if err := probeDev(filepath.Join(opt.Root, "probe")); err != nil {
+		return nil, nil, &artifact.Error{
+			Kind: artifact.KindFault, Op: "starting the engine", Place: opt.Root, Err: err,
+			Message: "steps cannot have devices here",
+			Remedy:  "put the state directory on a file system without nodev, and keep the capability MKNOD",
+		}
+	}
+	filter, err := jail.BuildFilter(warden.Capabilities, warden.Rules(c.abi)...)
+	return c, filter, err
+}
+
+// contained runs the step in its plain root directory.
+func (s *step) contained(ctx context.Context, root bkexec.Mount, mounts []bkexec.Mount, env []string, gateway bool) error {
+	err := s.prepareContained(ctx, root, mounts, env, gateway)
+	if err == nil {
+		err = s.executeContained(ctx)
+	}
+	if s.takeOut == nil {
+		return err
+	}
+	if out := s.takeOut(); out != nil {
+		// what is left in the root would become part of the image
+		return errors.Join(err, fmt.Errorf("taking mounts out of the root file system: %w", out))
+	}
+	return err
+}
+
+// prepareContained puts into the root file system what the step sees beside
+// it, and finds it addresses.
+func (s *step) prepareContained(ctx context.Context, root bkexec.Mount, mounts []bkexec.Mount, env []string, gateway bool) error {
+	meta := s.process.Meta
+	src, err := s.source(ctx, bkexec.Mount{Src: root.Src})
+	if err != nil {
+		return fmt.Errorf("opening the root file system: %w", err)
+	}
+	tree, err := openTree(src.path)
+	if err != nil {
+		return fmt.Errorf("opening the root file system: %w", err)
+	}
+	s.later(tree.dir.Close)
+	who, err := lookupUser(tree.path, meta.User)
+	if err != nil {
+		return fmt.Errorf("finding user %q in the image: %w", meta.User, err)
+	}
+	if err := makeCwd(tree.path, meta.Cwd, who); err != nil {
+		return err
+	}
+	if s.addresses, err = newAddresses(); err != nil {
+		return err
+	}
+	s.later(func() error { s.addresses.close(); return nil })
+	own := s.addresses.own.String()
+	for i, kv := range env {
+		// a server of the step is told its real address and passes it on
+		if name, _, _ := strings.Cut(kv, "="); gateway && strings.EqualFold(name, "no_proxy") {
+			env[i] += "," + own
+		}
+	}
+	hostname := meta.Hostname
+	if hostname == "" {
+		hostname = defaultHostname
+	}
+	s.spec = initproc.Spec{
+		Root: tree.path, Args: meta.Args, Env: withHome(env, who.Home), Cwd: filepath.Clean("/" + meta.Cwd),
+		UID: uint32(who.Uid), GID: uint32(who.Gid), Groups: []uint32{uint32(who.Gid)},
+		Rlimits: rlimits(meta.Ulimit), Filter: s.e.filter,
+		Contained: &warden.Config{
+			Root: tree.path, ReadOnly: root.Readonly || meta.ReadonlyRootFS, ABI: s.e.container.abi,
+			Own: own, Hostname: hostname,
+			MaxProcesses: s.e.container.processes, MaxMemory: s.e.container.memory, MinDisk: minDisk,
+		},
+	}
+	for _, g := range who.Sgids {
+		s.spec.Groups = append(s.spec.Groups, uint32(g))
+	}
+	if meta.LinuxResources != nil && meta.LinuxResources.Memory > 0 {
+		s.spec.Contained.MaxMemory = meta.LinuxResources.Memory
+	}
+	if gateway {
+		s.spec.Contained.Gateway = s.addresses.gateway.String()
+	}
+	return s.placeAll(ctx, tree, mounts, hostname, gateway)
+}
+
+// placeAll places devices, /proc, mounts and name files, and sees to it that
+// all of that is taken out again.
+func (s *step) placeAll(ctx context.Context, tree *rootTree, mounts []bkexec.Mount, hostname string, gateway bool) error {
+	list, err := s.furnishAll(ctx, mounts, hostname, gateway)
+	if err != nil {
+		return err
+	}
+	if err := s.lockSources(ctx, list); err != nil {
+		return err
+	}
+	p, err := newPlacer(tree, s.dir)
+	if err != nil {
+		return err
+	}
+	s.takeOut = func() error {
+		for i, e := range p.placed {
+			if e.obj == nil {
+				continue
+			}
+			if i < len(list) && list[i].secret {
+				_ = os.Truncate(fdPath(e.obj), 0)
+			}
+			eraseLinks(tree, e.obj)
+		}
+		eraseDevices(tree, filepath.Join(s.dir, "dev"), p)
+		return p.restore()
+	}
+	config := s.spec.Contained
+	for _, f := range list {
+		if err := p.place(f.away, f.dest, !f.names); err != nil {
+			return fmt.Errorf("mounting %s: %w", f.dest, err)
+		}
+		if config.ReadOnly && f.writable {
+			config.Writable = append(config.Writable, p.placed[len(p.placed)-1].Dest)
+		}
+	}
+	p.settle()
+	return nil
+}
+
+// furnishAll makes what will be placed, in the order of placing.
+func (s *step) furnishAll(ctx context.Context, mounts []bkexec.Mount, hostname string, gateway bool) ([]*furnishing, error) {
+	var list []*furnishing
+	for _, f := range []struct {
+		name string
+		make func(string) error
+	}{
+		{"dev", makeDev}, {"proc", func(dir string) error { return makeProc(dir, hostname) }}, {"sys", makeSys},
+	} {
+		dir := filepath.Join(s.dir, f.name)
+		if err := f.make(dir); err != nil {
+			return nil, fmt.Errorf("preparing the step: %w", err)
+		}
+		list = append(list, &furnishing{dest: "/" + f.name, away: dir, writable: f.name == "dev"})
+	}
+	contents := s.nameContents(hostname, gateway)
+	for _, name := range slices.Sorted(maps.Keys(contents)) {
+		file, err := writeFile(filepath.Join(s.dir, name), contents[name])
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, &furnishing{dest: "/etc/" + name, away: file, names: true})
+	}
+	for i, m := range mounts {
+		src, err := s.source(ctx, m)
+		if err == nil {
+			var f *furnishing
+			if f, err = s.furnish(src, filepath.Join(s.dir, fmt.Sprintf("mount%d", i))); err == nil {
+				list = append(list, f)
+			}
+		}
+		if err != nil {
+			return nil, fmt.Errorf("mounting %s: %w", m.Dest, err)
+		}
+	}
+	return list, nil
+}
+
+// nameContents are the files by which a step finds names.
+func (s *step) nameContents(hostname string, gateway bool) map[string]string {
+	// no ::1: the step has no address of version 6
+	hosts := "127.0.0.1\tlocalhost " + hostname + "\n"
+	resolv := "# this step has no network\n"
+	if gateway {
+		ip := s.addresses.gateway.String()
+		hosts += ip + "\t" + initproc.GatewayHost + "\n"
+		// over TCP: a contained step sends no datagrams
+		resolv = "nameserver " + ip + "\noptions use-vc timeout:2 attempts:1\n"
+	}
+	for _, h := range s.process.Meta.ExtraHosts {
+		hosts += h.IP.String() + "\t" + h.Host + "\n"
+	}
+	return map[string]string{"hosts": hosts, "resolv.conf": resolv, "hostname": hostname + "\n"}
+}
+
+// lockSources waits until no other step has one of the writable sources in
+// place: a directory can be in one root only. All are taken in one order, so
+// that two steps never wait for each other.
+func (s *step) lockSources(ctx context.Context, list []*furnishing) error {
+	var paths []string
+	for _, f := range list {
+		if f.writable && path.Dir(f.away) != s.dir {
+			paths = append(paths, f.away)
+		}
+	}
+	slices.Sort(paths)
+	for i, p := range paths {
+		if i > 0 && sameOrBelow(p, paths[i-1]) {
+			return fmt.Errorf("one cache or directory is mounted twice, which needs mounts: the engine has none here (%s)", filepath.Base(p))
+		}
+		if err := s.e.container.take(ctx, p); err != nil {
+			return err
+		}
+		s.later(func() error { s.e.container.release(p); return nil })
+	}
+	return nil
+}
+
+func (c *container) take(ctx context.Context, name string) error {
+	for {
+		c.mu.Lock()
+		taken := c.busy[name]
+		if taken == nil {
+			c.busy[name] = make(chan struct{})
+			c.mu.Unlock()
+			return nil
+		}
+		c.mu.Unlock()
+		select {
+		case <-taken:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func (c *container) release(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	close(c.busy[name])
+	delete(c.busy, name)
+}
+
+// eraseDevices removes device nodes that the step linked or moved out of /dev.
+func eraseDevices(t *rootTree, dir string, p *placer) {
+	if len(p.placed) == 0 || p.placed[0].obj == nil {
+		return
+	}
+	dev := fdPath(p.placed[0].obj)
+	for _, d := range devices {
+		f, err := os.OpenFile(filepath.Join(dev, d.name), unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != nil {
+			eraseNodes(t)
+			return
+		}
+		var st unix.Stat_t
+		if unix.Fstat(int(f.Fd()), &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Nlink == 1 {
+			f.Close()
+			continue
+		}
+		f.Close()
+		eraseNodes(t)
+		return
+	}
+}
+
+// eraseNodes removes every device node the root has: nothing but us makes any.
+func eraseNodes(t *rootTree) {
+	_ = filepath.WalkDir(t.path, func(name string, d os.DirEntry, err error) error {
+		if err == nil && d.Type()&os.ModeCharDevice != 0 {
+			_ = unix.Unlink(name)
+		}
+		return nil
+	})
+}
+
+// executeContained starts the init and sees the step through. The init is no
+// namespace's: it ends its step when the socket to it closes.
+func (s *step) executeContained(ctx context.Context) error {
+	sock, theirs, err := socketPair()
+	if err != nil {
+		return err
+	}
+	defer sock.conn.Close()
+	cmd := &exec.Cmd{
+		Path: s.e.init, Args: []string{"drydock-init"}, Env: []string{}, Dir: "/",
+		ExtraFiles: []*os.File{theirs}, SysProcAttr: &syscall.SysProcAttr{Setsid: true},
+	}
+	stderr := &writer{w: s.process.Stderr}
+	wait, err := s.connect(cmd, stderr)
+	if err != nil {
+		theirs.Close()
+		return err
+	}
+	kill := func() { _ = sock.conn.CloseWrite() }
+	done, err := s.e.container.start(cmd, kill)
+	theirs.Close()
+	if err != nil {
+		wait(false)
+		return fmt.Errorf("starting the step's init: %w", err)
+	}
+	defer done()
+	stopKill := context.AfterFunc(ctx, func() {
+		kill()
+		time.AfterFunc(endTime, func() { _ = cmd.Process.Kill() }) // harmless once it was waited for
+	})
+	defer stopKill()
+
+	g := &link{vertex: s.vertex, socket: s.e.opt.GatewaySocket, stderr: stderr, kill: kill}
+	if s.spec.Contained.Gateway != "" {
+		if err := g.openContained(s.addresses); err != nil {
+			kill()
+			_ = cmd.Wait()
+			wait(true)
+			return s.verdict(ctx, g, initproc.Report{}, err)
+		}
+	}
+	report, err := s.converse(sock, g)
+	sock.conn.Close()
+	if err != nil {
+		_ = cmd.Process.Kill()
+	}
+	_ = cmd.Wait() // how the init ended says nothing: its report does
+	if err != nil {
+		s.e.container.sweep() // it may have left the step's processes
+	}
+	wait(true)
+	return s.verdict(ctx, g, report, err)
+}
+
+// start starts an init. done is called when it was waited for.
+func (c *container) start(cmd *exec.Cmd, end func()) (done func(), err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, errors.New("the engine is closing")
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	pid := cmd.Process.Pid
+	c.running[pid] = end
+	c.steps.Add(1)
+	return func() {
+		c.mu.Lock()
+		delete(c.running, pid)
+		c.mu.Unlock()
+		c.steps.Done()
+	}, nil
+}
+
+// close ends all steps.
+func (c *container) close() {
+	c.mu.Lock()
+	c.closed = true
+	for _, end := range c.running {
+		end()
+	}
+	c.mu.Unlock()
+	ended := make(chan struct{})
+	go func() { c.steps.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-time.After(endTime):
+	}
+}
+
+// sweep ends processes that a killed init left to us: children we did not
+// start, under a filter we are not under.
+func (c *container) sweep() {
+	for range 100 {
+		left := c.orphans()
+		if len(left) == 0 {
+			return
+		}
+		for _, pid := range left {
+			_ = unix.Kill(pid, unix.SIGKILL)
+			_, _ = unix.Wait4(pid, nil, 0, nil)
+		}
+	}
+}
+
+func (c *container) orphans() []int {
+	self := os.Getpid()
+	mine := filters(self)
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []int
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil || c.running[pid] != nil || parentOf(pid) != self || filters(pid) <= mine {
+			continue
+		}
+		out = append(out, pid)
+	}
+	return out
+}
+
+// filters is how many seccomp filters a process is under; -1: not told.
+func filters(pid int) int { return statusNumber(pid, "Seccomp_filters") }
+
+func parentOf(pid int) int { return statusNumber(pid, "PPid") }
+
+func statusNumber(pid int, key string) int {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return -1
+	}
+	defer f.Close()
+	for sc := bufio.NewScanner(f); sc.Scan(); {
+		if v, ok := strings.CutPrefix(sc.Text(), key+":"); ok {
+			n, err := strconv.Atoi(strings.TrimSpace(v))
+			if err != nil {
+				return -1
+			}
+			return n
+		}
+	}
+	return -1
+}

@@ -1,0 +1,48 @@
+package executor
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// probeMain is what steps of the tests run: this program, in the step's root.
+func probeMain(args []string) int {
+	if len(args) == 0 {
+		return 99
+	}
+	switch name, rest := args[0], args[1:]; name {
+	case "echo":
+		fmt.Println(strings.Join(rest, " "))
+	case "exit":
+		n, _ := strconv.Atoi(rest[0])
+		return n
+	case "signal":
+		n, _ := strconv.Atoi(rest[0])
+		_ = syscall.Kill(os.Getpid(), syscall.Signal(n))
+		select {}
+	case "cat":
+		_, _ = io.Copy(os.Stdout, os.Stdin)
+	case "id":
+		fmt.Println(os.Getuid(), os.Getgid())
+	case "hostile":
+		return probeHostile(rest)
+	case "race":
+		return probeRace(rest)
+	case "leave":
+		return probeLeave(rest)
+	case "linger":
+		return probeLinger()
+	case "bomb":
+		return probeBomb()
+	case "memory":
+		return probeMemory()
+	default:
+		fmt.Println("no such probe:", name)
+		return 98
+	}
+	return 0
+}

@@ -1,0 +1,117 @@
+package initproc
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"drydock/modules/engine/embedded/warden"
+)
+
+// runContained runs a step that has no namespaces: nothing of it ends by
+// itself when we do. So we do not die with the engine, we notice that it is
+// gone (the socket's end), end the step and then ourselves.
+func runContained(c *control, s Spec) (Report, error) {
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, 0, 0, 0, 0); err != nil {
+		return Report{}, fmt.Errorf("outliving the engine: %w", err)
+	}
+	w, err := warden.New(*s.Contained)
+	if err != nil {
+		return Report{}, err
+	}
+	var o Order
+	if err := c.receive(&o); err != nil || !o.Go {
+		return Report{}, fmt.Errorf("waiting for the executor: %w", err)
+	}
+	file, err := lookPathIn(s)
+	if err != nil {
+		return Report{}, err
+	}
+	cmd := warden.Command{
+		Path: file, Args: s.Args, Env: s.Env, Cwd: s.Cwd, UID: s.UID, GID: s.GID, Groups: s.Groups,
+	}
+	for _, r := range s.Rlimits {
+		cmd.Rlimits = append(cmd.Rlimits, warden.Rlimit(r))
+	}
+	if _, err := w.Start(cmd, s.Filter.SockFilter()); err != nil {
+		return Report{}, err
+	}
+	if err := c.send(Report{Started: true}); err != nil {
+		w.Kill("the engine is gone")
+	}
+	go obey(c, w)
+	stop := make(chan struct{})
+	go w.Watch(stop)
+	ws, err := w.Wait()
+	close(stop)
+	if err != nil {
+		return Report{}, fmt.Errorf("waiting for the command: %w", err)
+	}
+	r := ending(ws)
+	r.Reason, r.Refused = w.Reason(), w.Refused()
+	return r, nil
+}
+
+// obey does what the executor says until it is gone.
+func obey(c *control, w *warden.Warden) {
+	for {
+		var o Order
+		if err := c.receive(&o); err != nil {
+			w.Kill("")
+			return
+		}
+		if o.Signal > 0 {
+			w.Signal(unix.Signal(o.Signal))
+		}
+	}
+}
+
+// lookPathIn is lookPath for a root that is not ours.
+func lookPathIn(s Spec) (string, error) {
+	root, err := os.OpenFile(s.Root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", fmt.Errorf("opening the step's root: %w", err)
+	}
+	defer root.Close()
+	return lookPathWith(s, func(name string) (os.FileInfo, error) {
+		f, err := openIn(root, path.Clean(name), unix.O_PATH)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		return f.Stat()
+	})
+}
+
+func lookPathWith(s Spec, stat func(string) (os.FileInfo, error)) (string, error) {
+	if len(s.Args) == 0 {
+		return "", errors.New("the step has no command")
+	}
+	name := s.Args[0]
+	if strings.Contains(name, "/") {
+		return name, nil
+	}
+	list := ""
+	for _, e := range s.Env {
+		if v, ok := strings.CutPrefix(e, "PATH="); ok {
+			list = v
+		}
+	}
+	for _, dir := range strings.Split(list, ":") {
+		if dir == "" {
+			dir = "."
+		}
+		if !strings.HasPrefix(dir, "/") {
+			dir = s.Cwd + "/" + dir
+		}
+		fi, err := stat(dir + "/" + name)
+		if err == nil && fi.Mode().IsRegular() && fi.Mode()&0o111 != 0 {
+			return dir + "/" + name, nil
+		}
+	}
+	return "", fmt.Errorf("%q: executable file not found in PATH %q", name, list)
+}

@@ -1,0 +1,160 @@
+package warden
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"sync/atomic"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"drydock/modules/jail/notify"
+)
+
+const (
+	// workers is how many calls are handled at a time; a connect may wait.
+	workers = 4
+	// leastProcessors lets a thread that waits for an answer hold its
+	// scheduling slot, as a fork does, while we answer it.
+	leastProcessors = 4
+	// firstToDie is how much rather than others the kernel kills a step's
+	// processes when memory runs out.
+	firstToDie = "900"
+)
+
+// Warden guards one step.
+type Warden struct {
+	config  Config
+	root    *os.File
+	pid     atomic.Int64 // the command; 0 until it executes
+	closing atomic.Bool  // nothing new is started any more
+	ids     idThreads
+	sockets sockets
+	memory  memories
+	count   counter
+	told    told
+}
+
+// New makes the warden of a step; this process becomes the reaper of what the
+// step leaves behind.
+func New(c Config) (*Warden, error) {
+	if err := checkABI(c.ABI); err != nil {
+		return nil, err
+	}
+	fd, err := unix.Open(c.Root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("opening the step's root: %w", err)
+	}
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return nil, fmt.Errorf("becoming the reaper of the step: %w", err)
+	}
+	// nothing may look into this process
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return nil, fmt.Errorf("closing this process to the step: %w", err)
+	}
+	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), leastProcessors))
+	w := &Warden{config: c, root: os.NewFile(uintptr(fd), c.Root)}
+	w.sockets.init()
+	return w, nil
+}
+
+// Start starts the command under filter and answers what it hands over. It
+// returns when the command executes.
+func (w *Warden) Start(c Command, filter []unix.SockFilter) (pid int, err error) {
+	for _, r := range c.Rlimits {
+		lim := syscall.Rlimit{Cur: r.Soft, Max: r.Max}
+		if err := syscall.Setrlimit(r.Resource, &lim); err != nil && !errors.Is(err, unix.EPERM) {
+			return 0, fmt.Errorf("setting resource limit %d: %w", r.Resource, err)
+		}
+	}
+	// the confined thread must not help a collection: its signals to other
+	// threads would wait for us while we are stopped for it
+	runtime.GC()
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	type result struct {
+		pid int
+		err error
+	}
+	done := make(chan result)
+	go func() {
+		runtime.LockOSThread()
+		pid, err := w.confinedStart(c, filter)
+		done <- result{pid, err}
+		select {} // confined for good: the thread is not given back
+	}()
+	r := <-done
+	if r.err != nil {
+		return 0, r.err
+	}
+	w.pid.Store(int64(r.pid))
+	_ = os.WriteFile("/proc/"+strconv.Itoa(r.pid)+"/oom_score_adj", []byte(firstToDie), 0)
+	return r.pid, nil
+}
+
+func (w *Warden) confinedStart(c Command, filter []unix.SockFilter) (int, error) {
+	unix.Umask(0o022)
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return 0, fmt.Errorf("setting no-new-privs: %w", err)
+	}
+	if err := landlock(w.config); err != nil {
+		return 0, err
+	}
+	if err := dropCapabilities(); err != nil {
+		return 0, err
+	}
+	listener, err := notify.Install(filter)
+	if err != nil {
+		return 0, err
+	}
+	go func() { w.told.failed(notify.Serve(listener, workers, w.answer)) }()
+	pid, err := syscall.ForkExec(c.Path, c.Args, &syscall.ProcAttr{
+		Dir: c.Cwd, Env: c.Env, Files: []uintptr{0, 1, 2},
+		Sys: &syscall.SysProcAttr{
+			Setsid: true, Chroot: w.config.Root,
+			Credential: &syscall.Credential{Uid: c.UID, Gid: c.GID, Groups: c.Groups},
+		},
+	})
+	if err != nil {
+		return 0, fmt.Errorf("starting %q in %s: %w", c.Args[0], c.Cwd, err)
+	}
+	return pid, nil
+}
+
+// dropCapabilities leaves this thread the step's capabilities and the one to
+// change the root, which is not in the bounding set: executing the command
+// ends it.
+func dropCapabilities() error {
+	for c := uintptr(0); c < 64; c++ {
+		if Capabilities&(1<<c) != 0 {
+			continue
+		}
+		err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0)
+		if errors.Is(err, unix.EINVAL) {
+			break // past the last one this kernel knows
+		}
+		if err != nil {
+			return fmt.Errorf("dropping capability %d from the bounding set: %w", c, err)
+		}
+	}
+	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
+		return fmt.Errorf("clearing ambient capabilities: %w", err)
+	}
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &data[0]); err != nil {
+		return fmt.Errorf("reading capabilities: %w", err)
+	}
+	const keep = uint64(Capabilities | 1<<unix.CAP_SYS_CHROOT)
+	for i := range data {
+		held := data[i].Permitted & uint32(keep>>(32*i))
+		data[i] = unix.CapUserData{Effective: held, Permitted: held}
+	}
+	if err := unix.Capset(&hdr, &data[0]); err != nil {
+		return fmt.Errorf("setting capabilities: %w", err)
+	}
+	return nil
+}
