@@ -17,6 +17,7 @@ import (
 
 	"drydock/modules/artifact"
 	"drydock/modules/engine/embedded/core"
+	"drydock/modules/engine/embedded/executor"
 	"drydock/modules/engine/embedded/front"
 )
 
@@ -34,6 +35,10 @@ func connectEmbedded(ctx context.Context, cfg Config) (*Engine, error) {
 	}
 	cc := childConfig(cfg)
 	cc.GatewaySocket, cc.ImagesAddr = cfg.Gateway, cfg.Images
+	cc.Emulators = executor.Emulators{}
+	for arch, e := range cfg.Emulators {
+		cc.Emulators[arch] = executor.Emulator(e)
+	}
 	child, err := core.StartChild(ctx, cc)
 	if err != nil {
 		return nil, err

@@ -43,11 +43,25 @@ type Config struct {
 	Environ  []string // the environment the choice of engine reads; the embedded engine gets none of it
 	Workdir  string   // what relative host paths are relative to; "" = the process's working directory
 
+	// Emulators execute foreign architectures' code in the embedded engine's
+	// steps, by architecture as OCI names it (arm64); nil refuses such steps.
+	Emulators map[string]Emulator
+
 	Log      io.Writer    // the engine's own log; nil discards it
 	Quota    int64        // how much an embedded engine keeps, in bytes; 0 = a share of the disk
 	Notice   func(string) // nil-able; told, after a moment, whom connecting waits for
 	Progress func(Event)  // nil-able; called from one goroutine, must not block for long
 }
+
+// Emulator is a static program that executes another architecture's programs.
+type Emulator struct {
+	Path   string // on this host; read when a step first needs it, so it may come later than the engine
+	SHA256 string // hex; another file is refused
+}
+
+// EmulateEnv, set on a step of this machine's platform to a foreign
+// architecture (arm64), lets it start that one's programs too.
+const EmulateEnv = "DRYDOCK_EMULATE"
 
 // What an Event says.
 const (

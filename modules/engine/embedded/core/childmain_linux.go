@@ -32,7 +32,7 @@ func ChildMain(args []string, serve Serve) (handled bool, exit int) {
 		return false, 0
 	}
 	switch args[1] {
-	case argEngine, argKeeper, argProbe, argRemove:
+	case argEngine, argKeeper, argProbe, argRemove, argBinfmt:
 	default:
 		return false, 0
 	}
@@ -69,6 +69,8 @@ func ChildMain(args []string, serve Serve) (handled bool, exit int) {
 		err = probeMain(in, out)
 	case argRemove:
 		err = removeMain(in)
+	case argBinfmt:
+		err = binfmtMain()
 	default:
 		err = engineMain(in, out, serve, keptBy(args))
 	}

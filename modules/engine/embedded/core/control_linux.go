@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"drydock/modules/engine/embedded/executor"
 )
 
 // protocol is the version of what is said on the control socket.
@@ -30,6 +32,8 @@ type request struct {
 	Gateway  string
 	Images   string
 	Prune    PruneOptions
+
+	Emulators executor.Emulators `json:",omitempty"`
 }
 
 const (
@@ -150,7 +154,7 @@ func (s *controller) member(c *net.UnixConn, in *bufio.Reader, r request, say fu
 		say(reply{Other: true})
 		return
 	}
-	m := s.core.members.join(r.Gateway, r.Images, r.PID)
+	m := s.core.members.join(Member{Gateway: r.Gateway, Images: r.Images, PID: r.PID, Emulators: r.Emulators})
 	if m == nil {
 		say(reply{Ending: true})
 		return

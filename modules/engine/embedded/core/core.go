@@ -102,6 +102,8 @@ type ChildConfig struct {
 	LandlockABI int
 	// NoOverlay takes overlay for not to be had, for tests.
 	NoOverlay bool
+	// Emulators execute foreign architectures in this process's builds.
+	Emulators executor.Emulators
 	// Environ is the caller's environment. Nothing of it reaches the child;
 	// its PATH is where newuidmap is looked for.
 	Environ []string

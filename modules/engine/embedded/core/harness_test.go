@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/client/llb"
 	"github.com/moby/buildkit/session"
@@ -66,7 +67,7 @@ type stepSpec struct {
 	CacheMount string
 	Secret     string // mounted at /run/secrets/it
 	ReadOnly   bool
-	Platform   string
+	Platform   string // "" is that of the step before
 }
 
 // outcome is what a task gave.
@@ -122,8 +123,12 @@ func (t task) definition(ctx context.Context) (*llb.Definition, error) {
 		if s.ReadOnly {
 			opts = append(opts, llb.ReadonlyRootFS())
 		}
-		if s.Platform == "linux/arm64" {
-			opts = append(opts, llb.LinuxArm64)
+		if s.Platform != "" {
+			p, err := platforms.Parse(s.Platform)
+			if err != nil {
+				return nil, err
+			}
+			opts = append(opts, llb.Platform(p))
 		}
 		next := st.Run(opts...)
 		if !s.ReadOnly {

@@ -8,6 +8,8 @@ import (
 
 	"github.com/moby/buildkit/identity"
 	"github.com/moby/buildkit/session"
+
+	"drydock/modules/engine/embedded/executor"
 )
 
 // Member is one drydock process that has joined this engine. What it brings is
@@ -18,6 +20,8 @@ type Member struct {
 	Images  string // host:port of its registry of bases, for which BaseHost stands; "" has none
 	PID     int    // in its own process namespace
 	Since   time.Time
+
+	Emulators executor.Emulators // of its builds' foreign architectures
 
 	members *members
 	ctx     context.Context //nolint:containedctx // it is the member's lifetime that is handed on
@@ -78,17 +82,17 @@ func (s *members) release() bool {
 	return end
 }
 
-// join adds a member; nil when the engine is ending.
-func (s *members) join(gateway, images string, pid int) *Member {
+// join adds a member with what it brings; nil when the engine is ending.
+func (s *members) join(m Member) *Member {
 	if !s.hold() {
 		return nil
 	}
-	m := &Member{ID: identity.NewID(), Gateway: gateway, Images: images, PID: pid, Since: time.Now(), members: s}
+	m.ID, m.Since, m.members = identity.NewID(), time.Now(), s
 	m.ctx, m.gone = context.WithCancel(context.Background())
 	s.mu.Lock()
-	s.list = append(s.list, m)
+	s.list = append(s.list, &m)
 	s.mu.Unlock()
-	return m
+	return &m
 }
 
 // leave takes a member out and reports whether it was the last.

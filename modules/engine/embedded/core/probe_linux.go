@@ -203,6 +203,7 @@ func (p *prober) namespaces() {
 	p.try("landlock", knobLandlock, probeLandlockABI)
 	p.optional("steps are confined without it; a Linux of 5.13 or newer with landlock in its lsm= list has it")
 	p.filter()
+	p.foreign()
 }
 
 func probeLandlockABI() (string, error) {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/moby/buildkit/solver"
 	"github.com/moby/buildkit/util/progress/logs"
+	"github.com/opencontainers/go-digest"
 
 	"drydock/modules/engine/embedded/executor"
 )
@@ -20,7 +21,8 @@ const moves = 3
 // not know.
 type routedOp struct {
 	solver.Op
-	members *members
+	members  *members
+	emulated string // architecture whose emulator it needs, "" for none
 }
 
 var _ solver.Op = (*routedOp)(nil)
@@ -31,7 +33,17 @@ func (o *routedOp) CacheMap(ctx context.Context, jc solver.JobContext, index int
 		m, done, err = o.Op.CacheMap(ctx, jc, index)
 		return err
 	})
+	if o.emulated != "" && m != nil && err == nil {
+		m = emulatedBy(m, emulatorsOf(o.members.of(jc.Session()))[o.emulated].SHA256)
+	}
 	return m, done, err
+}
+
+// emulatedBy makes the emulator part of what a step's result follows from.
+func emulatedBy(m *solver.CacheMap, emulator string) *solver.CacheMap {
+	c := *m
+	c.Digest = digest.FromString("emulated\x00" + string(m.Digest) + "\x00" + emulator)
+	return &c
 }
 
 // Exec runs for one of the members.
@@ -46,7 +58,7 @@ func (o *routedOp) Exec(ctx context.Context, jc solver.JobContext, inputs []solv
 func (o *routedOp) try(ctx context.Context, jc solver.JobContext, do func(context.Context) error) error {
 	for n := 0; ; n++ {
 		m := o.members.of(jc.Session())
-		err := do(executor.WithGateway(withMember(ctx, m), gatewayOf(m)))
+		err := do(executor.WithEmulators(executor.WithGateway(withMember(ctx, m), gatewayOf(m)), emulatorsOf(m)))
 		if err == nil || ctx.Err() != nil || n == moves || !o.left(ctx, m, err) {
 			return err
 		}
@@ -83,4 +95,11 @@ func gatewayOf(m *Member) string {
 		return ""
 	}
 	return m.Gateway
+}
+
+func emulatorsOf(m *Member) executor.Emulators {
+	if m == nil {
+		return nil
+	}
+	return m.Emulators
 }

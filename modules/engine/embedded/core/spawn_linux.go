@@ -26,6 +26,7 @@ const (
 	argEngine = "__drydock-engine"
 	argProbe  = "__drydock-probe"
 	argRemove = "__drydock-remove"
+	argBinfmt = "__drydock-binfmt"
 	argAgain  = "again"
 	argHere   = "here" // in the namespaces of the parent
 	// argKeeper is the keeper of owners, which starts the engine with argKept

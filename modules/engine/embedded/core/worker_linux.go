@@ -72,7 +72,7 @@ func (w *boundWorker) ResolveOp(v solver.Vertex, s frontend.FrontendLLBBridge, s
 		if isWeb(o.Source.Identifier) {
 			fetch = &webOp{Op: fetch, vertex: executor.Vertex{Digest: v.Digest().String(), Name: v.Name()}}
 		}
-		return w.route(fetch, err)
+		return w.route(fetch, "", err)
 	case *pb.Op_Exec:
 		var resources *pb.LinuxResources
 		if m, ok := v.Options().Metadata.(*linuxresources.Metadata); ok && m != nil {
@@ -83,17 +83,18 @@ func (w *boundWorker) ResolveOp(v solver.Vertex, s frontend.FrontendLLBBridge, s
 			exec = w.wrap(exec)
 		}
 		run, err := ops.NewExecOp(v, o, op.Platform, w.CacheMgr, w.ParallelismSem, sm, exec, w.Worker, resources, false)
-		return w.route(run, err)
+		return w.route(run, executor.EmulatedStep(op.Platform, o.Exec.Meta), err)
 	}
 	return w.Worker.ResolveOp(v, s, sm, p)
 }
 
-// route runs an operation for one of those who have joined.
-func (w *boundWorker) route(op solver.Op, err error) (solver.Op, error) {
+// route runs an operation, which may need an emulator, for one of those who
+// have joined.
+func (w *boundWorker) route(op solver.Op, emulated string, err error) (solver.Op, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &routedOp{Op: op, members: w.members}, nil
+	return &routedOp{Op: op, members: w.members, emulated: emulated}, nil
 }
 
 // ResolveSourceMetadata refuses what ResolveOp would.
@@ -213,7 +214,8 @@ func workerOpt(ctx context.Context, o Options, open *stack) (opt base.WorkerOpt,
 }
 
 // nativePlatforms lists this machine's platform first: it is $BUILDPLATFORM.
-// The others can be built for as long as nothing of them has to run.
+// The others can be built for; what runs of them the executor emulates or
+// refuses, since emulators are those of the process it runs for.
 func nativePlatforms() []ocispecs.Platform {
 	native := platforms.Normalize(platforms.DefaultSpec())
 	out := []ocispecs.Platform{native}

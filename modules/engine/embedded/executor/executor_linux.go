@@ -12,14 +12,11 @@ import (
 	"sync"
 	"syscall"
 
-	"github.com/containerd/platforms"
 	bkexec "github.com/moby/buildkit/executor"
 	resourcestypes "github.com/moby/buildkit/executor/resources/types"
 	gatewayapi "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/identity"
 	"github.com/moby/buildkit/solver/pb"
-	"github.com/moby/buildkit/util/archutil"
-	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"drydock/modules/engine/embedded/initbin"
 	"drydock/modules/engine/embedded/initproc"
@@ -55,6 +52,7 @@ type Executor struct {
 	filter  jail.Filter // of every command
 
 	container *container // in TierContainer
+	emulators memories
 }
 
 // Vertex is the build step a process belongs to.
@@ -109,6 +107,7 @@ func (e *Executor) Close() {
 	if e.memory != nil {
 		e.memory.Close()
 	}
+	e.emulators.close()
 }
 
 // Bind gives an executor for the processes of one step.
@@ -145,9 +144,6 @@ func (e *Executor) run(ctx context.Context, v Vertex, id string, root bkexec.Mou
 		}
 	}
 	defer markStarted()
-	if err := checkPlatform(v.Platform); err != nil {
-		return err
-	}
 	if id == "" {
 		id = identity.NewID()
 	}
@@ -159,13 +155,19 @@ func (e *Executor) run(ctx context.Context, v Vertex, id string, root bkexec.Mou
 		s.socket = gatewayFrom(ctx)
 	}
 	gateway := s.socket != "" && v.Digest != "" && p.Meta.NetMode != pb.NetMode_NONE
-	env := make([]string, 0, len(p.Meta.Env))
+	env, emulate := make([]string, 0, len(p.Meta.Env)), ""
 	for _, kv := range p.Meta.Env {
-		if name, value, _ := strings.Cut(kv, "="); name == NetworkEnv {
+		switch name, value, _ := strings.Cut(kv, "="); name {
+		case NetworkEnv:
 			gateway = gateway && value != NetworkNone
-			continue
+		case EmulateEnv:
+			emulate = value
+		default:
+			env = append(env, kv)
 		}
-		env = append(env, kv)
+	}
+	if err := s.emulation(ctx, emulate); err != nil {
+		return err
 	}
 	if gateway {
 		env = bkexec.ReplaceEnv(env, gatewayEnv())
@@ -181,22 +183,6 @@ func (e *Executor) run(ctx context.Context, v Vertex, id string, root bkexec.Mou
 		return err
 	}
 	return s.execute(ctx)
-}
-
-// checkPlatform refuses what this kernel cannot execute before it fails with
-// an exec format error.
-func checkPlatform(p *pb.Platform) error {
-	if p == nil {
-		return nil
-	}
-	want := platforms.Normalize(ocispecs.Platform{OS: p.OS, Architecture: p.Architecture, Variant: p.Variant})
-	for _, have := range archutil.SupportedPlatforms(false) {
-		if platforms.Only(have).Match(want) {
-			return nil
-		}
-	}
-	return fmt.Errorf("this engine cannot execute %s: build on the engine's platform and copy the result "+
-		"(FROM --platform=$BUILDPLATFORM, then cross-compile)", platforms.Format(want))
 }
 
 // exitError says how a step ended, as BuildKit's callers expect it; nil when

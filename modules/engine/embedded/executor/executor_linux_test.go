@@ -190,12 +190,3 @@ func TestRlimits(t *testing.T) {
 		t.Errorf("got %+v", got)
 	}
 }
-
-func TestPlatform(t *testing.T) {
-	if err := checkPlatform(nil); err != nil {
-		t.Error(err)
-	}
-	if err := checkPlatform(&pb.Platform{OS: "plan9", Architecture: "mips"}); err == nil || !strings.Contains(err.Error(), "plan9/mips") {
-		t.Errorf("got %v", err)
-	}
-}

@@ -30,6 +30,7 @@ type step struct {
 	dir         string
 	process     bkexec.ProcessInfo
 	spec        initproc.Spec
+	emulator    *os.File // of its architecture, when the kernel does not execute it
 	markStarted func()
 	undo        []func() error
 
@@ -70,7 +71,8 @@ func (s *step) prepare(ctx context.Context, root bkexec.Mount, mounts []bkexec.M
 		hostname = defaultHostname
 	}
 	s.spec = initproc.Spec{
-		Root: rootfs, ReadOnly: root.Readonly || meta.ReadonlyRootFS, Hostname: hostname,
+		Emulator: s.spec.Emulator,
+		Root:     rootfs, ReadOnly: root.Readonly || meta.ReadonlyRootFS, Hostname: hostname,
 		Args: meta.Args, Env: withHome(env, who.Home), Cwd: filepath.Clean("/" + meta.Cwd),
 		UID: uint32(who.Uid), GID: uint32(who.Gid), Groups: []uint32{uint32(who.Gid)},
 		Gateway: gateway, Rlimits: rlimits(meta.Ulimit), Filter: s.e.filter,

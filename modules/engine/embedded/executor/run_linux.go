@@ -124,7 +124,9 @@ func (s *step) execute(ctx context.Context) error {
 		theirs.Close()
 		return err
 	}
-	err = s.e.spawner.Start(cmd)
+	if err = s.nest(cmd); err == nil {
+		err = s.nestError(s.e.spawner.Start(cmd))
+	}
 	theirs.Close()
 	if err != nil {
 		wait(false)
@@ -272,6 +274,9 @@ func (s *step) verdict(ctx context.Context, g *link, r initproc.Report, err erro
 			ExitCode: gatewayapi.UnknownExitStatus,
 			Err:      fmt.Errorf("the step's init ended early: %w", err),
 		}
+	}
+	if r.NoBinfmt {
+		return fmt.Errorf("%w: %s", s.cannotEmulate("no emulator can be registered for one step"), r.Error)
 	}
 	if r.Error != "" {
 		return &gatewayapi.ExitError{ExitCode: gatewayapi.UnknownExitStatus, Err: errors.New(r.Error)}

@@ -20,10 +20,16 @@ func Memory() (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	return Sealed("drydock-init", b)
+}
+
+// Sealed returns an executable memory file of that content that nobody can
+// change.
+func Sealed(name string, b []byte) (*os.File, error) {
 	const flags = unix.MFD_CLOEXEC | unix.MFD_ALLOW_SEALING
-	fd, err := unix.MemfdCreate("drydock-init", flags|unix.MFD_EXEC)
+	fd, err := unix.MemfdCreate(name, flags|unix.MFD_EXEC)
 	if errors.Is(err, unix.EINVAL) { // Linux before 6.3 does not know MFD_EXEC
-		fd, err = unix.MemfdCreate("drydock-init", flags)
+		fd, err = unix.MemfdCreate(name, flags)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("making a memory file: %w", err)
@@ -33,7 +39,7 @@ func Memory() (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making a memory file: %w", err)
 	}
-	f := os.NewFile(uintptr(high), "drydock-init")
+	f := os.NewFile(uintptr(high), name)
 	_, err = f.Write(b)
 	if err == nil {
 		_, err = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS,

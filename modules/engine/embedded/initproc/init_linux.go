@@ -58,7 +58,7 @@ func Main() int {
 	c := &control{fd: ControlFD, in: bufio.NewReader(file)}
 	report, err := run(c)
 	if err != nil {
-		report = Report{Error: err.Error()}
+		report = Report{Error: err.Error(), NoBinfmt: errors.Is(err, errNoBinfmt)}
 	}
 	if err := c.send(report); err != nil {
 		return 1
@@ -76,6 +76,11 @@ func run(c *control) (Report, error) {
 	}
 	if s.Contained != nil {
 		return runContained(c, s)
+	}
+	if s.Emulator != nil {
+		if err := emulate(*s.Emulator); err != nil {
+			return Report{}, err
+		}
 	}
 	if err := setupNetwork(c, s.Gateway); err != nil {
 		return Report{}, err

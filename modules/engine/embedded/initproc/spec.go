@@ -58,6 +58,20 @@ type Spec struct {
 
 	// Contained confines a step that has no namespaces; nil: it has.
 	Contained *warden.Config
+
+	// Emulator is that of its architecture: the step is in a user namespace of
+	// its own then.
+	Emulator *Emulator
+}
+
+// emulatorFD is where the emulator is, when there is one.
+const emulatorFD = 4
+
+// Emulator executes a foreign architecture's programs. Its own program, static,
+// is descriptor 4 of Init.
+type Emulator struct {
+	Name        string // of the entry in binfmt_misc
+	Magic, Mask []byte // of the programs it is for
 }
 
 // Order is what the executor sends after the Spec.
@@ -72,9 +86,10 @@ type Report struct {
 	Listeners bool   `json:"listeners,omitempty"`
 	Started   bool   `json:"started,omitempty"`
 	Exited    bool   `json:"exited,omitempty"`
-	Code      int    `json:"code,omitempty"`   // exit code, or 128 and the signal
-	Signal    int    `json:"signal,omitempty"` // that ended it
-	Error     string `json:"error,omitempty"`  // the step could not be set up or started
+	Code      int    `json:"code,omitempty"`     // exit code, or 128 and the signal
+	Signal    int    `json:"signal,omitempty"`   // that ended it
+	Error     string `json:"error,omitempty"`    // the step could not be set up or started
+	NoBinfmt  bool   `json:"noBinfmt,omitempty"` // Error is that this kernel cannot be given an emulator for one step
 
 	Reason  string   `json:"reason,omitempty"`  // why we ended it
 	Refused []string `json:"refused,omitempty"` // what a contained step tried to reach
