@@ -146,6 +146,12 @@ func needEngine(t *testing.T) string {
 	if testing.Short() {
 		t.Skip("starts engines: left out by -short")
 	}
+	return engineCache(t)
+}
+
+// engineCache is a cache directory, where an engine can run.
+func engineCache(t *testing.T) string {
+	t.Helper()
 	r, err := Probe(t.Context(), t.TempDir(), os.Environ())
 	if err != nil {
 		t.Fatal(err)
