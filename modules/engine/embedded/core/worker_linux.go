@@ -157,6 +157,9 @@ func workerOpt(ctx context.Context, o Options, open *stack) (opt base.WorkerOpt,
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return none, nil, err
 	}
+	if err := removeOrphans(ctx, filepath.Join(root, "snapshots")); err != nil {
+		return none, nil, err
+	}
 	sn, err := kept.open(filepath.Join(root, "snapshots"))
 	if err != nil {
 		return none, nil, fmt.Errorf("opening snapshots: %w", err)
