@@ -10,7 +10,8 @@ import (
 )
 
 // origin names an inode of a delta for as long as the file system lives: a
-// number is used again, but not with the same time of birth.
+// number is used again, but not with the same time of birth. Where births are
+// not recorded it names the inode only while the delta is there.
 type origin struct {
 	Ino   uint64
 	Birth int64
@@ -81,14 +82,14 @@ func look(path string) (*file, origin, error) {
 		Size: int64(st.Size), Mtime: st.Mtime.Sec*1e9 + int64(st.Mtime.Nsec), Ctime: st.Ctime.Sec*1e9 + int64(st.Ctime.Nsec),
 		Ino: st.Ino, Links: st.Nlink,
 	}
-	var o origin
+	o := origin{Ino: st.Ino}
 	if st.Mask&unix.STATX_BTIME != 0 {
-		o = origin{Ino: st.Ino, Birth: st.Btime.Sec*1e9 + int64(st.Btime.Nsec)}
+		o.Birth = st.Btime.Sec*1e9 + int64(st.Btime.Nsec)
 	}
 	return f, o, nil
 }
 
-// lookOld is for kernels, or filters, without statx: origins stay unknown.
+// lookOld is for kernels, or filters, without statx.
 func lookOld(path string) (*file, origin, error) {
 	var st unix.Stat_t
 	if err := unix.Lstat(path, &st); err != nil {
@@ -97,7 +98,7 @@ func lookOld(path string) (*file, origin, error) {
 	return &file{
 		Mode: st.Mode, UID: st.Uid, GID: st.Gid, Rdev: st.Rdev, Size: st.Size,
 		Mtime: st.Mtim.Nano(), Ctime: st.Ctim.Nano(), Ino: st.Ino, Links: uint32(st.Nlink),
-	}, origin{}, nil
+	}, origin{Ino: st.Ino}, nil
 }
 
 // scan looks at everything below dir.

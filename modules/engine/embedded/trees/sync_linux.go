@@ -65,7 +65,7 @@ func (s *syncer) findGroups(have, want *file) {
 		ok := true
 		for _, p := range paths {
 			h := have.at(p)
-			ok = ok && h != nil && !h.dir() && h.Ino == first.Ino && h.From == from && !h.Shared
+			ok = ok && h != nil && h.Ino == first.Ino && copyOf(h, want.at(p))
 		}
 		s.keep[from] = ok
 	}
@@ -170,11 +170,19 @@ func (s *syncer) subdirectory(path string, have, want *file) (out *file, changed
 // kept: what is there is a copy of the very inode that is wanted, nobody
 // else's, and so are its other names.
 func (s *syncer) kept(have, want *file) bool {
-	if have == nil || have.dir() || have.Shared || want.From == (origin{}) || have.From != want.From {
+	if !copyOf(have, want) {
 		return false
 	}
 	_, grouped := s.groups[want.From]
 	return !grouped || s.keep[want.From]
+}
+
+// copyOf: have was copied from the inode of want, and nobody else has it.
+func copyOf(have, want *file) bool {
+	if have == nil || have.dir() || have.Shared || want.From == (origin{}) || have.From != want.From {
+		return false
+	}
+	return want.From.Birth != 0 || have == want // else the number may have been given again
 }
 
 // make makes a file where none is; how it looks is known at the end.
