@@ -125,9 +125,17 @@ func (r *plainMutable) Mount(ctx context.Context, readonly bool, s session.Group
 	return r.m.mount(ctx, r.MutableRef, readonly, s)
 }
 
-// Commit is as in cache.MutableRef.
+// Commit is as in cache.MutableRef. The snapshot is committed too, which
+// BuildKit would put off: its tree is then free for the next step.
 func (r *plainMutable) Commit(ctx context.Context) (cache.ImmutableRef, error) {
-	return r.m.immutable(r.MutableRef.Commit(ctx))
+	ref, err := r.m.immutable(r.MutableRef.Commit(ctx))
+	if err != nil || ref.HasCachePolicyRetain() || r.MutableRef.HasCachePolicyRetain() {
+		return ref, err
+	}
+	if err := ref.Finalize(ctx); err != nil {
+		return nil, errors.Join(err, ref.Release(context.WithoutCancel(ctx)))
+	}
+	return ref, nil
 }
 
 func (m *plainManager) mount(ctx context.Context, r cache.Mountable, readonly bool, s session.Group) (snapshot.Mountable, error) {
@@ -165,12 +173,12 @@ func (p *plainMountable) Mount() ([]mount.Mount, func() error, error) {
 		if len(mounts) != 1 || mounts[0].Type != "bind" {
 			return nil, nil, errors.Join(errors.New("this engine has no mounts but one plain directory"), release())
 		}
-		dir := mounts[0].Source
-		if unpin, ok := p.m.sn.Pin(dir); ok {
-			if err := p.m.sn.Ensure(context.Background(), dir); err != nil {
-				unpin()
-				return nil, nil, errors.Join(fmt.Errorf("reading %s: %w", dir, err), release())
-			}
+		dir, unpin, ok, err := p.m.sn.Read(context.Background(), mounts[0].Source)
+		if err != nil {
+			unpin()
+			return nil, nil, errors.Join(fmt.Errorf("reading %s: %w", dir, err), release())
+		}
+		if ok {
 			plain := []mount.Mount{{Type: "bind", Source: dir, Options: []string{"rbind", "rw"}}}
 			return plain, func() error { unpin(); return release() }, nil
 		}

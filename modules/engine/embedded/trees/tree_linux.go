@@ -32,6 +32,7 @@ type idleTree struct {
 	bottom   string // the lowest delta of that
 	root     *file
 	dirty    bool // a step that was given up wrote to it
+	readers  int  // who read it as a view; it stays what it is meanwhile
 }
 
 // flat is a snapshot put together.
@@ -67,7 +68,7 @@ func (s *Snapshotter) reserve(snap storage.Snapshot) {
 func (s *Snapshotter) takeIdle(fits func(*idleTree) bool) *idleTree {
 	found := -1
 	for i, t := range s.idle {
-		if fits(t) && (found < 0 || s.idle[found].dirty && !t.dirty) {
+		if t.readers == 0 && fits(t) && (found < 0 || s.idle[found].dirty && !t.dirty) {
 			found = i
 		}
 	}
@@ -234,6 +235,35 @@ func awaitClock(f *file) {
 	}
 }
 
+// Read gives a directory that has what the directory of a snapshot has and
+// stays so until released: itself, or for a deferred view a tree of the same
+// snapshot. ok is as with Pin.
+func (s *Snapshotter) Read(ctx context.Context, dir string) (path string, release func(), ok bool, err error) {
+	release, ok = s.Pin(dir)
+	if !ok {
+		return "", nil, false, nil
+	}
+	id := s.committed(dir)
+	if id == "" || exists(dir) {
+		return dir, release, true, nil
+	}
+	s.mu.Lock()
+	for _, t := range s.idle {
+		if t.snapshot == id && !t.dirty {
+			t.readers++
+			s.mu.Unlock()
+			return filepath.Join(t.dir, "fs"), func() {
+				s.mu.Lock()
+				t.readers--
+				s.mu.Unlock()
+				s.trim()
+			}, true, nil
+		}
+	}
+	s.mu.Unlock()
+	return dir, release, true, s.Ensure(ctx, dir)
+}
+
 // Ensure makes the directory of a deferred view. Other paths are left alone.
 func (s *Snapshotter) Ensure(_ context.Context, dir string) error {
 	rel, err := filepath.Rel(filepath.Join(s.root, dirViews), dir)
@@ -338,14 +368,26 @@ func (s *Snapshotter) park(t *idleTree) {
 	t.dir = place
 	s.mu.Lock()
 	s.idle = append(s.idle, t)
-	var old []*idleTree
-	for len(s.idle) > s.opt.Idle {
-		old = append(old, s.idle[0])
-		s.idle = slices.Delete(s.idle, 0, 1)
-	}
 	s.mu.Unlock()
-	for _, o := range old {
-		s.discard(o.dir)
+	s.trim()
+}
+
+// trim removes the idle trees that are too many, the oldest first.
+func (s *Snapshotter) trim() {
+	var old []*idleTree
+	s.mu.Lock()
+	over := len(s.idle) - s.opt.Idle
+	s.idle = slices.DeleteFunc(s.idle, func(t *idleTree) bool {
+		if over <= 0 || t.readers > 0 {
+			return false
+		}
+		over--
+		old = append(old, t)
+		return true
+	})
+	s.mu.Unlock()
+	for _, t := range old {
+		s.discard(t.dir)
 	}
 }
 
