@@ -73,6 +73,16 @@ func (Bench) Noop(ctx context.Context) error {
 	return bench.Noop(ctx, options("noop.json"), state)
 }
 
+// Engine measures the embedded engine beside runc and buildkitd, which it
+// builds, and writes ratios of medians to out/bench/engine.json. Run it on an
+// idle machine.
+func (Bench) Engine() error {
+	if err := sh.RunWithV(withoutCgo, "go", "run", "./pipeline", "build", "--image", "redis", "--state", ".drydock/bench", "--out", "out/bench/images"); err != nil {
+		return err
+	}
+	return sh.RunWithV(withoutCgo, "go", "run", "./internal/bench/enginebench", "-out", "out/bench/engine.json", "-cache", ".drydock/bench/cache")
+}
+
 func options(file string) bench.Options {
 	dir, err := os.Getwd()
 	if err != nil {

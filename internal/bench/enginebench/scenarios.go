@@ -1,0 +1,181 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+const (
+	chainSteps    = 5
+	overheadSteps = 20
+)
+
+// builder is a peer that builds Dockerfiles.
+type builder interface {
+	name() string
+	from() string                                // how FROM spells the base, without its digest
+	empty() error                                // a new, empty state
+	start(ctx context.Context) error             // a server for clients to come
+	build(ctx context.Context, dir string) error // one client process
+	halt() error
+}
+
+type bench struct {
+	tmp     string
+	runs    int
+	base    *base
+	figures *figures
+	serial  int
+}
+
+// all measures everything that can be measured here.
+func (b *bench) all(ctx context.Context) error {
+	bare, err := newRunc(ctx, b)
+	if err != nil {
+		b.figures.leave("runc", err)
+	}
+	kit := &buildkit{b: b}
+	peers := []builder{&drydock{b: b}, &drydock{b: b, tier: "T2"}}
+	if err := kit.get(ctx); err != nil {
+		b.figures.leave("buildkitd", err)
+	} else {
+		peers = append(peers, kit)
+	}
+	b.figures.leave("Dagger Engine", errNoDagger)
+	for _, p := range peers {
+		if err := b.peer(ctx, p); err != nil {
+			if p.name() == "drydock" {
+				return err
+			}
+			b.figures.leave(p.name(), err)
+		}
+	}
+	if bare != nil {
+		for range b.runs {
+			if err := b.timed("runc", "step", func() error { return bare.run(ctx, "echo "+b.unique()) }); err != nil {
+				return err
+			}
+		}
+	}
+	b.figures.compare()
+	return nil
+}
+
+// peer measures one builder.
+func (b *bench) peer(ctx context.Context, p builder) (err error) {
+	defer func() {
+		if herr := p.halt(); err == nil {
+			err = herr
+		}
+	}()
+	for range b.runs {
+		if err := b.cold(ctx, p); err != nil {
+			return err
+		}
+	}
+	if err := p.empty(); err != nil {
+		return err
+	}
+	if err := p.start(ctx); err != nil {
+		return err
+	}
+	chain := b.chain(p, chainSteps)
+	if err := b.inNewFolder(chain, func(dir string) error { return p.build(ctx, dir) }); err != nil {
+		return err
+	}
+	for range b.runs {
+		if err := b.warm(ctx, p, chain); err != nil {
+			return err
+		}
+	}
+	if err := p.halt(); err != nil {
+		return err
+	}
+	if _, ours := p.(*drydock); !ours {
+		return nil // a daemon that is not running is nothing its users wait for
+	}
+	return b.inNewFolder(chain, func(dir string) error {
+		for range b.runs {
+			if err := b.timed(p.name(), "nothing changed, nothing running", func() error { return p.build(ctx, dir) }); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// cold is from an empty state, pull included; the server has started.
+func (b *bench) cold(ctx context.Context, p builder) error {
+	if err := p.empty(); err != nil {
+		return err
+	}
+	if err := p.start(ctx); err != nil {
+		return err
+	}
+	if err := b.inNewFolder(b.chain(p, chainSteps), func(dir string) error {
+		return b.timed(p.name(), "cold with pull", func() error { return p.build(ctx, dir) })
+	}); err != nil {
+		return err
+	}
+	return p.halt()
+}
+
+// warm is with a running server that knows the base.
+func (b *bench) warm(ctx context.Context, p builder, chain string) error {
+	for _, m := range []struct{ what, text string }{
+		{"nothing changed", chain},
+		{"new commands", b.chain(p, chainSteps)},
+		{"one step", b.chain(p, 1)},
+		{"many steps", b.chain(p, 1+overheadSteps)},
+	} {
+		if err := b.inNewFolder(m.text, func(dir string) error {
+			return b.timed(p.name(), m.what, func() error { return p.build(ctx, dir) })
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bench) unique() string {
+	b.serial++
+	return fmt.Sprintf("%d-%d", os.Getpid(), b.serial)
+}
+
+// chain is a Dockerfile of that many commands nobody has run before.
+func (b *bench) chain(p builder, steps int) string {
+	var text strings.Builder
+	fmt.Fprintf(&text, "FROM %s@%s\n", p.from(), b.base.digest)
+	for range steps {
+		fmt.Fprintf(&text, "RUN echo %s >> /chain\n", b.unique())
+	}
+	return text.String()
+}
+
+func (b *bench) inNewFolder(dockerfile string, do func(dir string) error) error {
+	dir, err := os.MkdirTemp(b.tmp, "context-")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte(dockerfile), 0o644); err != nil {
+		return err
+	}
+	return do(dir)
+}
+
+func (b *bench) timed(who, what string, do func() error) error {
+	start := time.Now()
+	if err := do(); err != nil {
+		return fmt.Errorf("%s, %s: %w", who, what, err)
+	}
+	took := time.Since(start)
+	fmt.Fprintf(os.Stderr, "%-12s %-34s %7.0f ms\n", who, what, float64(took.Microseconds())/1000)
+	b.figures.add(who, what, took)
+	return nil
+}
