@@ -121,6 +121,7 @@ func serve(ctx context.Context, c *core.Core, l net.Listener) error {
 	if err != nil {
 		return err
 	}
+	shared.Client = core.MemberID
 	c.WrapExecutor(shared.Capture)
 	clients := &front.Clients{Open: func(id string) (context.Context, *front.Server, error) {
 		m := c.Member(id)
@@ -129,6 +130,7 @@ func serve(ctx context.Context, c *core.Core, l net.Listener) error {
 		}
 		s, err := front.New(ctx, front.Options{
 			Client: c.Client(), Shared: shared, ID: id, Gateway: m.Gateway, Base: BaseHost, Bind: m.Bind,
+			Processes: c,
 		})
 		return m.Context(), s, err
 	}}

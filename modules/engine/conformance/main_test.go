@@ -141,7 +141,8 @@ func busybox(t *testing.T, c *dagger.Client) *dagger.Container {
 		t.Fatal(err)
 	}
 	write(t, filepath.Join(root, "bin/busybox"), string(program), 0o755)
-	for _, name := range strings.Fields("sh cat echo ls mkdir rm sleep stat id env pwd printf test wc touch cp ln chmod head seq sha256sum") {
+	for _, name := range strings.Fields("sh cat echo ls mkdir rm sleep stat id env pwd printf test wc touch cp ln chmod head seq sha256sum " +
+		"httpd nc nslookup wget base64 hostname grep kill true false") {
 		if err := os.Symlink("busybox", filepath.Join(root, "bin", name)); err != nil {
 			t.Fatal(err)
 		}

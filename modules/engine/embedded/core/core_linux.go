@@ -20,6 +20,7 @@ import (
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/solver"
 	"github.com/moby/buildkit/solver/bboltcachestorage"
+	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/util/db/boltutil"
 	"github.com/moby/buildkit/util/grpcerrors"
 	"github.com/moby/buildkit/worker"
@@ -30,6 +31,7 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 
 	"drydock/modules/artifact"
+	stepexec "drydock/modules/engine/embedded/executor"
 )
 
 // historyEntries is how many builds the controller remembers: nobody asks for
@@ -100,8 +102,21 @@ func (c *Core) Root() string { return c.options.Root }
 func (c *Core) Member(id string) *Member { return c.members.get(id) }
 
 // WrapExecutor puts a decorator around the executor of every step. A front
-// calls it before it serves.
-func (c *Core) WrapExecutor(wrap func(executor.Executor) executor.Executor) { c.worker.wrap = wrap }
+// calls it before it serves. The decorator gets the step's operation, nil for
+// a process that is no step of a build.
+func (c *Core) WrapExecutor(wrap func(executor.Executor, *pb.ExecOp) executor.Executor) {
+	c.worker.wrap = wrap
+}
+
+// Dial connects to a port of a running process that was made reachable.
+func (c *Core) Dial(ctx context.Context, id string, p stepexec.Port) (net.Conn, error) {
+	return c.worker.exec.Dial(ctx, id, p)
+}
+
+// Exec runs a further process beside a running one and waits for it.
+func (c *Core) Exec(ctx context.Context, id string, p executor.ProcessInfo) error {
+	return c.worker.exec.Exec(ctx, id, p)
+}
 
 func removeRemedy(root string) string {
 	return "if it does not go away, remove " + root + ": it is a cache"

@@ -175,6 +175,15 @@ func withMember(ctx context.Context, m *Member) context.Context {
 	return context.WithValue(ctx, memberKey{}, m)
 }
 
+// MemberID is the ID of the member that what runs with a context works for, ""
+// for nobody in particular.
+func MemberID(ctx context.Context) string {
+	if m := memberOf(ctx); m != nil {
+		return m.ID
+	}
+	return ""
+}
+
 func memberOf(ctx context.Context) *Member {
 	m, _ := ctx.Value(memberKey{}).(*Member)
 	return m

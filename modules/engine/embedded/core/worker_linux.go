@@ -50,7 +50,7 @@ const (
 type boundWorker struct {
 	*base.Worker
 	exec *executor.Executor
-	wrap func(bkexec.Executor) bkexec.Executor // nil: as it is
+	wrap func(bkexec.Executor, *pb.ExecOp) bkexec.Executor // nil: as it is
 
 	members *members
 }
@@ -80,7 +80,7 @@ func (w *boundWorker) ResolveOp(v solver.Vertex, s frontend.FrontendLLBBridge, s
 		}
 		exec := w.exec.Bind(executor.Vertex{Digest: v.Digest().String(), Name: v.Name(), Platform: op.Platform})
 		if w.wrap != nil {
-			exec = w.wrap(exec)
+			exec = w.wrap(exec, o.Exec)
 		}
 		run, err := ops.NewExecOp(v, o, op.Platform, w.CacheMgr, w.ParallelismSem, sm, exec, w.Worker, resources, false)
 		return w.route(run, executor.EmulatedStep(op.Platform, o.Exec.Meta), err)
@@ -95,6 +95,14 @@ func (w *boundWorker) route(op solver.Op, emulated string, err error) (solver.Op
 		return nil, err
 	}
 	return &routedOp{Op: op, members: w.members, emulated: emulated}, nil
+}
+
+// Executor runs what is no step of a build: containers of the gateway.
+func (w *boundWorker) Executor() bkexec.Executor {
+	if w.wrap == nil {
+		return w.exec
+	}
+	return w.wrap(w.exec, nil)
 }
 
 // ResolveSourceMetadata refuses what ResolveOp would.

@@ -142,6 +142,9 @@ func (s *step) prepareContained(ctx context.Context, root bkexec.Mount, mounts [
 	for _, g := range who.Sgids {
 		s.spec.Groups = append(s.spec.Groups, uint32(g))
 	}
+	if err := s.joinContained(); err != nil {
+		return err
+	}
 	if meta.LinuxResources != nil && meta.LinuxResources.Memory > 0 {
 		s.spec.Contained.MaxMemory = meta.LinuxResources.Memory
 	}
@@ -232,7 +235,7 @@ func (s *step) furnishAll(ctx context.Context, mounts []bkexec.Mount, hostname s
 // nameContents are the files by which a step finds names.
 func (s *step) nameContents(hostname string, gateway bool) map[string]string {
 	// no ::1: the step has no address of version 6
-	hosts := "127.0.0.1\tlocalhost " + hostname + "\n"
+	hosts := "127.0.0.1\tlocalhost " + hostname + "\n" + s.hosts
 	resolv := "# this step has no network\n"
 	if gateway {
 		ip := s.addresses.gateway.String()
@@ -340,16 +343,17 @@ func (s *step) executeContained(ctx context.Context) error {
 		ExtraFiles: []*os.File{theirs}, SysProcAttr: &syscall.SysProcAttr{Setsid: true},
 	}
 	stderr := &writer{w: s.process.Stderr}
-	wait, err := s.connect(cmd, stderr)
+	std, err := openStreams(s.process.Stdin, s.process.Stdout, stderr)
 	if err != nil {
 		theirs.Close()
 		return err
 	}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = std.ends[0], std.ends[1], std.ends[2]
 	kill := func() { _ = sock.conn.CloseWrite() }
 	done, err := s.e.container.start(cmd, kill)
 	theirs.Close()
 	if err != nil {
-		wait(false)
+		std.wait()
 		return fmt.Errorf("starting the step's init: %w", err)
 	}
 	defer done()
@@ -364,11 +368,15 @@ func (s *step) executeContained(ctx context.Context) error {
 		if err := g.openContained(s.addresses); err != nil {
 			kill()
 			_ = cmd.Wait()
-			wait(true)
+			std.wait()
 			return s.verdict(ctx, g, initproc.Report{}, err)
 		}
 	}
-	report, err := s.converse(sock, g)
+	board := &switchboard{stderr: stderr}
+	defer board.close()
+	board.contained(ctx, s)
+	s.control = sock
+	report, err := s.converse(ctx, g, board)
 	sock.conn.Close()
 	if err != nil {
 		_ = cmd.Process.Kill()
@@ -377,7 +385,7 @@ func (s *step) executeContained(ctx context.Context) error {
 	if err != nil {
 		s.e.container.sweep() // it may have left the step's processes
 	}
-	wait(true)
+	std.wait()
 	return s.verdict(ctx, g, report, err)
 }
 

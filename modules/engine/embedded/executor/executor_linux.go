@@ -2,7 +2,6 @@ package executor
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -50,6 +49,7 @@ type Executor struct {
 	init    string      // path of the step init
 	memory  *os.File    // what that path leads to, when it is in memory
 	filter  jail.Filter // of every command
+	running runningSteps
 
 	container *container // in TierContainer
 	emulators memories
@@ -131,11 +131,6 @@ func (e *Executor) Run(ctx context.Context, id string, root bkexec.Mount, mounts
 	return nil, e.run(ctx, Vertex{}, id, root, mounts, p, started)
 }
 
-// Exec is not offered: nothing the engine serves joins a running step.
-func (e *Executor) Exec(context.Context, string, bkexec.ProcessInfo) error {
-	return errors.New("the embedded engine does not start further processes in a running step")
-}
-
 func (e *Executor) run(ctx context.Context, v Vertex, id string, root bkexec.Mount, mounts []bkexec.Mount, p bkexec.ProcessInfo, started chan<- struct{}) (err error) {
 	var once sync.Once
 	markStarted := func() {
@@ -144,6 +139,8 @@ func (e *Executor) run(ctx context.Context, v Vertex, id string, root bkexec.Mou
 		}
 	}
 	defer markStarted()
+	network := networkOf(ctx)
+	v = network.vertex(v)
 	if id == "" {
 		id = identity.NewID()
 	}
@@ -170,12 +167,15 @@ func (e *Executor) run(ctx context.Context, v Vertex, id string, root bkexec.Mou
 		return err
 	}
 	if gateway {
-		env = bkexec.ReplaceEnv(env, gatewayEnv())
+		env = bkexec.ReplaceEnv(env, gatewayEnv(network))
 	}
 	if err := os.Mkdir(s.dir, 0o700); err != nil {
 		return fmt.Errorf("preparing the step: %w", err)
 	}
 	defer s.cleanup()
+	if err := s.join(network); err != nil {
+		return err
+	}
 	if e.container != nil {
 		return s.contained(ctx, root, mounts, env, gateway)
 	}

@@ -166,10 +166,10 @@ func TestLookupUser(t *testing.T) {
 }
 
 func TestEnvironmentOfAStep(t *testing.T) {
-	env := strings.Join(gatewayEnv(), "\n")
+	env := strings.Join(gatewayEnv(Network{Hosts: []Host{{Names: []string{"web"}}}}), "\n")
 	for _, want := range []string{
 		"http_proxy=http://mirror.drydock.internal:80", "HTTPS_PROXY=http://mirror.drydock.internal:80",
-		"no_proxy=localhost,127.0.0.1,::1", "GOPROXY=http://mirror.drydock.internal/go",
+		"no_proxy=localhost,127.0.0.1,::1,web\n", "GOPROXY=http://mirror.drydock.internal/go",
 		"npm_config_registry=http://mirror.drydock.internal/npm/",
 	} {
 		if !strings.Contains(env, want) {

@@ -27,13 +27,19 @@ const (
 	dialTime    = 10 * time.Second
 )
 
-func gatewayEnv() []string {
+// gatewayEnv leads what knows proxies to the gateway, but not to the step's own
+// hosts.
+func gatewayEnv(n Network) []string {
+	direct := "localhost,127.0.0.1,::1"
+	for _, h := range n.Hosts {
+		direct += "," + strings.Join(h.Names, ",")
+	}
 	base := "http://" + initproc.GatewayHost
 	env := make([]string, 0, 8)
 	for _, k := range []string{"http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"} {
 		env = append(env, k+"="+base+":80")
 	}
-	return append(env, "no_proxy=localhost,127.0.0.1,::1", "NO_PROXY=localhost,127.0.0.1,::1",
+	return append(env, "no_proxy="+direct, "NO_PROXY="+direct,
 		"GOPROXY="+base+"/go", "npm_config_registry="+base+"/npm/")
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -33,6 +34,11 @@ type step struct {
 	emulator    *os.File // of its architecture, when the kernel does not execute it
 	markStarted func()
 	undo        []func() error
+	network     Network
+	listeners   []net.Listener // for its hosts, of a contained step
+	hosts       string         // lines of /etc/hosts for the network
+	control     *initSocket
+	orders      orders
 
 	addresses *addresses   // of a contained step
 	takeOut   func() error // takes out of its root what was placed there
@@ -71,8 +77,8 @@ func (s *step) prepare(ctx context.Context, root bkexec.Mount, mounts []bkexec.M
 		hostname = defaultHostname
 	}
 	s.spec = initproc.Spec{
-		Emulator: s.spec.Emulator,
-		Root:     rootfs, ReadOnly: root.Readonly || meta.ReadonlyRootFS, Hostname: hostname,
+		Emulator: s.spec.Emulator, Addresses: s.spec.Addresses, Listen: s.spec.Listen,
+		Root: rootfs, ReadOnly: root.Readonly || meta.ReadonlyRootFS, Hostname: hostname,
 		Args: meta.Args, Env: withHome(env, who.Home), Cwd: filepath.Clean("/" + meta.Cwd),
 		UID: uint32(who.Uid), GID: uint32(who.Gid), Groups: []uint32{uint32(who.Gid)},
 		Gateway: gateway, Rlimits: rlimits(meta.Ulimit), Filter: s.e.filter,
@@ -160,6 +166,10 @@ func (s *step) addMount(ctx context.Context, m bkexec.Mount, stage string) error
 // nameFiles are mounted over the image's, so that none of it stays in a layer.
 func (s *step) nameFiles(hostname string, gateway bool) error {
 	hosts := "127.0.0.1\tlocalhost " + hostname + "\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+	if s.network.Reachable { // what listens on its name is reached there
+		hosts = initproc.OwnIP + "\t" + hostname + "\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+	}
+	hosts += s.hosts
 	resolv := "# this step has no network\n"
 	if gateway {
 		hosts += initproc.GatewayIP + "\t" + initproc.GatewayHost + "\n"

@@ -31,42 +31,60 @@ const namespaces = unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWNET | un
 
 // initSocket is the executor's end of the socket to a step's init.
 type initSocket struct {
-	conn *net.UnixConn
-	mu   sync.Mutex
-	buf  []byte
+	conn  *net.UnixConn
+	mu    sync.Mutex
+	buf   []byte
+	files []*os.File // came with what is in buf
 }
 
-func (c *initSocket) send(v any) error {
+func (c *initSocket) send(v any, files ...*os.File) error {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
+	var rights []byte
+	if len(files) > 0 {
+		var fds []int
+		for _, f := range files {
+			fds = append(fds, int(f.Fd()))
+		}
+		rights = unix.UnixRights(fds...)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	_, err = c.conn.Write(append(b, '\n'))
+	if len(files) == 0 {
+		_, err = c.conn.Write(append(b, '\n'))
+		return err
+	}
+	_, _, err = c.conn.WriteMsgUnix(append(b, '\n'), rights, nil)
 	return err
 }
 
+// maxRights is what the kernel lets come with one message (SCM_MAX_FD).
+const maxRights = 253
+
 // receive reads one report and the descriptors that came with it.
 func (c *initSocket) receive() (initproc.Report, []*os.File, error) {
-	var files []*os.File
 	for {
 		if line, rest, ok := bytes.Cut(c.buf, []byte("\n")); ok {
 			var r initproc.Report
 			err := json.Unmarshal(line, &r)
 			c.buf = rest
+			n := min(r.Files, len(c.files))
+			files := c.files[:n:n]
+			c.files = c.files[n:]
 			return r, files, err
 		}
-		data, oob := make([]byte, 4096), make([]byte, 256)
+		data, oob := make([]byte, 4096), make([]byte, unix.CmsgSpace(4*maxRights))
 		n, oobn, _, _, err := c.conn.ReadMsgUnix(data, oob)
 		if err != nil {
-			return initproc.Report{}, files, err
+			return initproc.Report{}, nil, err
 		}
 		if n == 0 && oobn == 0 {
-			return initproc.Report{}, files, io.EOF
+			return initproc.Report{}, nil, io.EOF
 		}
 		c.buf = append(c.buf, data[:n]...)
-		files = append(files, descriptors(oob[:oobn])...)
+		c.files = append(c.files, descriptors(oob[:oobn])...)
 	}
 }
 
@@ -119,17 +137,18 @@ func (s *step) execute(ctx context.Context) error {
 		SysProcAttr: &syscall.SysProcAttr{Cloneflags: namespaces, Setsid: true},
 	}
 	stderr := &writer{w: s.process.Stderr}
-	wait, err := s.connect(cmd, stderr)
+	std, err := openStreams(s.process.Stdin, s.process.Stdout, stderr)
 	if err != nil {
 		theirs.Close()
 		return err
 	}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = std.ends[0], std.ends[1], std.ends[2]
 	if err = s.nest(cmd); err == nil {
 		err = s.nestError(s.e.spawner.Start(cmd))
 	}
 	theirs.Close()
 	if err != nil {
-		wait(false)
+		std.wait()
 		return fmt.Errorf("starting the step's init: %w", err)
 	}
 	groups := newCgroups(filepath.Base(s.dir), s.process.Meta.LinuxResources)
@@ -140,100 +159,138 @@ func (s *step) execute(ctx context.Context) error {
 	defer stopKill()
 
 	g := &link{vertex: s.vertex, socket: s.socket, stderr: stderr, kill: kill}
-	report, err := s.converse(sock, g)
+	board := &switchboard{stderr: stderr}
+	defer board.close()
+	s.control = sock
+	report, err := s.converse(ctx, g, board)
 	if err != nil {
 		kill()
 	}
 	_ = cmd.Wait() // how the init ended says nothing: its report does
-	wait(true)
+	std.wait()
 	return s.verdict(ctx, g, report, err)
 }
 
-// connect gives the init the step's streams. wait returns when all output has
-// been copied.
-func (s *step) connect(cmd *exec.Cmd, stderr io.Writer) (wait func(started bool), err error) {
-	var copies sync.WaitGroup
-	var ends, pipes []*os.File
-	closeAll := func(list []*os.File) {
-		for _, f := range list {
-			f.Close()
-		}
-	}
-	output := func(w io.Writer) (*os.File, error) {
-		r, end, err := os.Pipe()
-		if err != nil {
-			return nil, err
-		}
-		ends, pipes = append(ends, end), append(pipes, r)
-		copies.Go(func() { _, _ = io.Copy(w, r) })
-		return end, nil
-	}
-	stdout := io.Discard
-	if s.process.Stdout != nil {
-		stdout = s.process.Stdout
-	}
-	outEnd, err := output(stdout)
-	if err != nil {
+// streams are a process's three ends of pipes and what copies to and from them.
+type streams struct {
+	ends, pipes []*os.File
+	copies      sync.WaitGroup
+}
+
+// openStreams makes ends for stdin, stdout and stderr, in this order. A nil
+// stream is empty, or discarded.
+func openStreams(stdin io.Reader, stdout, stderr io.Writer) (*streams, error) {
+	s := &streams{}
+	if err := s.input(stdin); err != nil {
 		return nil, fmt.Errorf("connecting the step: %w", err)
 	}
-	errEnd, err := output(stderr)
-	if err != nil {
-		closeAll(ends)
-		return nil, fmt.Errorf("connecting the step: %w", err)
-	}
-	cmd.Stdout, cmd.Stderr = outEnd, errEnd
-	if s.process.Stdin != nil {
-		r, w, err := os.Pipe()
-		if err != nil {
-			closeAll(ends)
+	for _, w := range []io.Writer{stdout, stderr} {
+		if err := s.output(w); err != nil {
+			s.wait()
 			return nil, fmt.Errorf("connecting the step: %w", err)
 		}
-		cmd.Stdin = r
-		ends = append(ends, r)
-		go func() { // ends when its reader or the step does
-			_, _ = io.Copy(w, s.process.Stdin)
-			w.Close()
-		}()
 	}
-	return func(bool) {
-		closeAll(ends)
-		copies.Wait()
-		closeAll(pipes)
-	}, nil
+	return s, nil
+}
+
+func (s *streams) input(from io.Reader) error {
+	if from == nil {
+		null, err := os.Open(os.DevNull)
+		if err == nil {
+			s.ends = append(s.ends, null)
+		}
+		return err
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	s.ends = append(s.ends, r)
+	go func() { // ends when its reader or the process does
+		_, _ = io.Copy(w, from)
+		w.Close()
+	}()
+	return nil
+}
+
+func (s *streams) output(to io.Writer) error {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	s.ends, s.pipes = append(s.ends, w), append(s.pipes, r)
+	if to == nil {
+		to = io.Discard
+	}
+	s.copies.Go(func() { _, _ = io.Copy(to, r) })
+	return nil
+}
+
+// handedOver closes our copies of the process's ends.
+func (s *streams) handedOver() {
+	closeFiles(s.ends)
+	s.ends = nil
+}
+
+// wait returns when all output has been copied.
+func (s *streams) wait() {
+	s.handedOver()
+	s.copies.Wait()
+	closeFiles(s.pipes)
 }
 
 // converse leads the init through the step and returns its last report.
-func (s *step) converse(sock *initSocket, g *link) (initproc.Report, error) {
-	if err := sock.send(s.spec); err != nil {
+func (s *step) converse(ctx context.Context, g *link, board *switchboard) (initproc.Report, error) {
+	if err := s.control.send(s.spec); err != nil {
 		return initproc.Report{}, err
 	}
-	if s.spec.Gateway {
-		r, files, err := sock.receive()
+	if s.spec.Gateway || len(s.spec.Listen) > 0 {
+		r, files, err := s.control.receive()
 		if err != nil || !r.Listeners {
 			return r, err
 		}
-		if err := g.open(files); err != nil {
+		defer closeFiles(files)
+		if s.spec.Gateway {
+			if err := g.open(files[:min(3, len(files))]); err != nil {
+				return r, err
+			}
+			files = files[3:]
+		}
+		if err := board.open(ctx, s.network, files); err != nil {
 			return r, err
 		}
 	}
-	if err := sock.send(initproc.Order{Go: true}); err != nil {
+	if err := s.control.send(initproc.Order{Go: true}); err != nil {
 		return initproc.Report{}, err
 	}
+	return s.listen()
+}
+
+// listen reads reports until the last one.
+func (s *step) listen() (initproc.Report, error) {
+	id := filepath.Base(s.dir)
 	done := make(chan struct{})
 	defer close(done)
+	defer s.orders.stop()
+	defer s.e.running.remove(id)
 	for {
-		r, files, err := sock.receive()
-		for _, f := range files {
-			f.Close()
-		}
+		r, files, err := s.control.receive()
 		if err != nil {
 			return r, err
 		}
+		if r.ID != 0 {
+			if !s.orders.deliver(answered{r, files}) {
+				closeFiles(files)
+			}
+			continue
+		}
+		closeFiles(files)
 		if !r.Started {
 			return r, nil
 		}
+		s.e.running.add(id, s)
 		s.markStarted()
-		go s.forwardSignals(sock, done)
+		go s.forwardSignals(s.control, done)
 	}
 }
 

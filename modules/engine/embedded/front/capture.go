@@ -21,6 +21,7 @@ import (
 	gatewaypb "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/identity"
 	"github.com/moby/buildkit/snapshot"
+	"github.com/moby/buildkit/solver/pb"
 )
 
 // Two mounts of a step are not for the process but for us: what it wrote goes
@@ -43,14 +44,26 @@ const (
 // mount for those that have one, the tail for the error of those that fail.
 type capture struct {
 	executor.Executor
-	failures *failures
+	shared *Shared
+	step   *pb.ExecOp // nil: not a step of a build
 }
 
 var _ executor.Executor = (*capture)(nil)
 
 // Run runs the step with the two mounts taken out and their streams put in.
 func (c *capture) Run(ctx context.Context, id string, root executor.Mount, mounts []executor.Mount, p executor.ProcessInfo, started chan<- struct{}) (rec resourcestypes.Recorder, err error) {
-	run := &captured{valid: p.Meta.ValidExitCodes, stdout: newTail(), stderr: newTail()}
+	ctx, svc, leave, err := c.network(ctx, id, &p)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	if svc != nil {
+		return c.serve(ctx, id, root, mounts, p, started, svc)
+	}
+	run := &captured{
+		valid: p.Meta.ValidExitCodes, stdout: newTail(), stderr: newTail(),
+		hide: newRedactor(c.shared.secretsOf(c.step)),
+	}
 	p.Meta.ValidExitCodes = nil
 	defer func() { err = errors.Join(err, run.close()) }()
 	var rest []executor.Mount
@@ -73,7 +86,24 @@ func (c *capture) Run(ctx context.Context, id string, root executor.Mount, mount
 	p.Stdout = run.tee(p.Stdout, run.stdout, metaStdout)
 	p.Stderr = run.tee(p.Stderr, run.stderr, metaStderr)
 	rec, err = c.Executor.Run(ctx, id, root, rest, p, started)
+	if ferr := errors.Join(flushed(p.Stdout), flushed(p.Stderr)); ferr != nil && err == nil {
+		err = ferr
+	}
 	return rec, c.finish(run, p, err)
+}
+
+// serve runs a process that is a service. What it prints goes to the events.
+func (c *capture) serve(ctx context.Context, id string, root executor.Mount, mounts []executor.Mount, p executor.ProcessInfo, started chan<- struct{}, svc *running) (resourcestypes.Recorder, error) {
+	_, ids := svc.svc.container.secretEnvs()
+	hide := newRedactor(svc.server.secrets.byIDs(ids))
+	events := svc.server.hub.feed("")
+	events.serviceBegan(svc)
+	p.Stdout = hide.redact(&serviceLog{events, svc, 1})
+	p.Stderr = hide.redact(&serviceLog{events, svc, 2})
+	rec, err := c.Executor.Run(ctx, id, root, mounts, p, started)
+	_, _ = flushed(p.Stdout), flushed(p.Stderr) // neither can fail
+	events.serviceEnded(svc)
+	return rec, err
 }
 
 // finish decides whether the exit code was a wanted one, notes it, and puts a
@@ -100,7 +130,7 @@ func (c *capture) finish(run *captured, p executor.ProcessInfo, err error) error
 	if err == nil {
 		err = &gatewaypb.ExitError{ExitCode: 0, Err: errors.New("exit code: 0, a failure was expected")}
 	}
-	token := c.failures.put(failure{args: p.Meta.Args, stdout: run.stdout.String(), stderr: run.stderr.String(), note: noteOf(err, code)})
+	token := c.shared.failures.put(failure{args: p.Meta.Args, stdout: run.stdout.String(), stderr: run.stderr.String(), note: noteOf(err, code)})
 	return fmt.Errorf("%w %s", err, token)
 }
 
@@ -112,6 +142,7 @@ func noteOf(err error, code int) string {
 // captured is one step's streams.
 type captured struct {
 	valid          []int
+	hide           *redactor
 	dir            string // where the meta mount is, "" without one
 	stdout, stderr *tail
 	combined       *os.File
@@ -184,7 +215,7 @@ func (r *captured) tee(to io.WriteCloser, t *tail, name string) io.WriteCloser {
 			w.copies = append(w.copies, f, r.combined)
 		}
 	}
-	return w
+	return r.hide.redact(w)
 }
 
 func (r *captured) close() error {

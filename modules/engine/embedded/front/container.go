@@ -29,6 +29,8 @@ type container struct {
 	mounts      []mountPoint
 	secretEnv   []secretVariable
 	annotations map[string]string
+	ports       []port // exposed by calls, in their order
+	bindings    []binding
 	imageRef    string
 	last        *llb.State // meta mount of the last exec
 }
@@ -49,6 +51,8 @@ func (c *container) clone() *container {
 	d.imageRef = ""
 	d.mounts = slices.Clone(c.mounts)
 	d.secretEnv = slices.Clone(c.secretEnv)
+	d.ports = slices.Clone(c.ports)
+	d.bindings = slices.Clone(c.bindings)
 	d.annotations = maps.Clone(c.annotations)
 	d.image.Config.Env = slices.Clone(c.image.Config.Env)
 	d.image.Config.Labels = maps.Clone(c.image.Config.Labels)
@@ -133,6 +137,7 @@ type mountPoint struct {
 	tmpfs    bool
 	size     int64
 	secret   *secret
+	socket   *socket
 	owner    *owner
 	mode     int
 }
@@ -150,7 +155,7 @@ func (c *container) find(p string) (*mountPoint, string, error) {
 		return nil, p, nil
 	}
 	m := &c.mounts[best]
-	for kind, is := range map[string]bool{"tmpfs": m.tmpfs, "cache": m.cache != "", "secret": m.secret != nil} {
+	for kind, is := range map[string]bool{"tmpfs": m.tmpfs, "cache": m.cache != "", "secret": m.secret != nil, "socket": m.socket != nil} {
 		if is {
 			return nil, "", usage(fmt.Sprintf("%s: cannot retrieve path from %s", p, kind), "")
 		}
@@ -233,7 +238,7 @@ func containerFields() map[string]field {
 func (s *Server) evaluate(ctx context.Context, c *container) error {
 	states := []llb.State{c.fs}
 	for _, m := range c.mounts {
-		if m.cache == "" && !m.tmpfs && m.secret == nil {
+		if m.persists() || m.readonly {
 			states = append(states, m.source.state)
 		}
 	}

@@ -4,16 +4,14 @@ package front
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"sort"
-	"strconv"
 	"strings"
 )
 
 // containerConfigFields are the fields about the image's configuration.
 func containerConfigFields() map[string]field {
-	return merged(envFields(), commandFields(), labelFields(), portFields())
+	return merged(envFields(), commandFields(), labelFields(), portFields(), healthFields())
 }
 
 // edit makes a field that changes a copy of the container.
@@ -41,7 +39,7 @@ func envFields() map[string]field {
 			out := []object{}
 			for _, pair := range c.image.Config.Env {
 				name, value, _ := strings.Cut(pair, "=")
-				out = append(out, newPair("EnvVariable", name, value))
+				out = append(out, newRecord("EnvVariable", args{"name": name, "value": value}))
 			}
 			return out
 		}),
@@ -114,7 +112,7 @@ func labelFields() map[string]field {
 		"labels": get("", func(_ *call, c *container) any {
 			out := []object{}
 			for _, name := range sortedKeys(c.image.Config.Labels) {
-				out = append(out, newPair("Label", name, c.image.Config.Labels[name]))
+				out = append(out, newRecord("Label", args{"name": name, "value": c.image.Config.Labels[name]}))
 			}
 			return out
 		}),
@@ -150,96 +148,4 @@ func sortedKeys[V any](m map[string]V) []string {
 	}
 	sort.Strings(keys)
 	return keys
-}
-
-// portKey is a port as an image configuration writes it.
-func portKey(k *call) (string, error) {
-	port, protocol := k.num("port"), strings.ToLower(k.str("protocol"))
-	if protocol == "" {
-		protocol = "tcp"
-	}
-	if port < 1 || port > 65535 || (protocol != "tcp" && protocol != "udp") {
-		return "", usage(fmt.Sprintf("%s.%s: %d/%s is not a port", k.typ, k.field, port, protocol), "")
-	}
-	return fmt.Sprintf("%d/%s", port, protocol), nil
-}
-
-func portFields() map[string]field {
-	return map[string]field{
-		"exposedPorts": get("", func(_ *call, c *container) any {
-			out := []object{}
-			for _, key := range sortedKeys(c.image.Config.ExposedPorts) {
-				port, protocol, _ := strings.Cut(key, "/")
-				out = append(out, newPair("Port", port, strings.ToUpper(protocol)))
-			}
-			return out
-		}),
-		"withExposedPort": edit("port:i! protocol:s description:s experimentalSkipHealthcheck:b", func(k *call, c *container) error {
-			key, err := portKey(k)
-			if err != nil {
-				return err
-			}
-			if c.image.Config.ExposedPorts == nil {
-				c.image.Config.ExposedPorts = map[string]struct{}{}
-			}
-			c.image.Config.ExposedPorts[key] = struct{}{}
-			return nil
-		}),
-		"withoutExposedPort": edit("port:i! protocol:s", func(k *call, c *container) error {
-			key, err := portKey(k)
-			delete(c.image.Config.ExposedPorts, key)
-			return err
-		}),
-	}
-}
-
-// pair is an EnvVariable, a Label or a Port: two values that belong together.
-type pair struct {
-	node
-	typ, name, value string
-}
-
-// newPair is a pair whose id is a field of Query that only ids use.
-func newPair(typ, name, value string) *pair {
-	r := newRecipe(nil, "Query", "_"+typ, args{"name": name, "value": value})
-	return &pair{node: node{r}, typ: typ, name: name, value: value}
-}
-
-func (p *pair) typeName() string { return p.typ }
-
-func (p *pair) withRecipe(r *recipe) object {
-	q := *p
-	q.recipe = r
-	return &q
-}
-
-func pairField(get func(*pair) any) field {
-	return on("", func(_ context.Context, _ *call, p *pair) (any, error) { return get(p), nil })
-}
-
-// pairTypes are the fields of the pairs.
-func pairTypes() map[string]map[string]field {
-	name := pairField(func(p *pair) any { return p.name })
-	value := pairField(func(p *pair) any { return p.value })
-	return map[string]map[string]field{
-		"EnvVariable": {"name": name, "value": value},
-		"Label":       {"name": name, "value": value},
-		"Port": {
-			"port":                        pairField(func(p *pair) any { n, _ := strconv.Atoi(p.name); return n }),
-			"protocol":                    value,
-			"description":                 pairField(func(*pair) any { return nil }),
-			"experimentalSkipHealthcheck": pairField(func(*pair) any { return false }),
-		},
-	}
-}
-
-// pairLoaders are the fields of Query by which the ids of pairs load.
-func pairLoaders() map[string]field {
-	out := map[string]field{}
-	for typ := range pairTypes() {
-		out["_"+typ] = on("name:s! value:s!", func(_ context.Context, c *call, _ *query) (any, error) {
-			return newPair(typ, c.str("name"), c.str("value")), nil
-		})
-	}
-	return out
 }

@@ -20,15 +20,19 @@ func containerMountFields() map[string]field {
 		}),
 		"withMountedCache":  on("path:s! cache:o! source:o sharing:s owner:s expand:b", withMountedCache),
 		"withMountedSecret": on("path:s! source:o! owner:s mode:i expand:b", withMountedSecret),
-		"withoutMount": on("path:s! expand:b", func(_ context.Context, k *call, c *container) (any, error) {
-			p, err := c.at(k, "path")
+		"withUnixSocket": on("path:s! source:o! owner:s expand:b", func(ctx context.Context, k *call, c *container) (any, error) {
+			s, err := objectArg[*socket](ctx, k, "source")
 			if err != nil {
 				return nil, err
 			}
-			d := c.clone()
-			d.mounts = slices.DeleteFunc(d.mounts, func(m mountPoint) bool { return m.target == p })
-			return d, nil
+			who, err := k.owner(ctx, c.root(), k.str("owner"))
+			if err != nil {
+				return nil, err
+			}
+			return c.mount(k, mountPoint{socket: s, owner: who})
 		}),
+		"withoutUnixSocket": on("path:s! expand:b", withoutMount),
+		"withoutMount":      on("path:s! expand:b", withoutMount),
 		"withSecretVariable": on("name:s! secret:o!", func(ctx context.Context, k *call, c *container) (any, error) {
 			s, err := objectArg[*secret](ctx, k, "secret")
 			if err != nil {
@@ -44,6 +48,16 @@ func containerMountFields() map[string]field {
 			return nil
 		}),
 	}
+}
+
+func withoutMount(_ context.Context, k *call, c *container) (any, error) {
+	p, err := c.at(k, "path")
+	if err != nil {
+		return nil, err
+	}
+	d := c.clone()
+	d.mounts = slices.DeleteFunc(d.mounts, func(m mountPoint) bool { return m.target == p })
+	return d, nil
 }
 
 func (c *container) dropSecretVariable(name string) {

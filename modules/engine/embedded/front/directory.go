@@ -173,7 +173,7 @@ func directoryFields() map[string]field {
 			return &directory{state: copyDir(llb.Scratch(), "/", d, o), path: "/", platform: d.platform}, nil
 		}),
 		"chown":       on("path:s! owner:s!", chownDirectory),
-		"dockerBuild": on("dockerfile:s platform:s buildArgs:m target:s secrets:O noInit:b", dockerBuild),
+		"dockerBuild": on("dockerfile:s platform:s buildArgs:m target:s secrets:O noInit:b ssh:o", dockerBuild),
 	}
 }
 

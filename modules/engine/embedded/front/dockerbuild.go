@@ -38,6 +38,7 @@ type dockerRequest struct {
 	opts       map[string]string // of the Dockerfile frontend
 	name       string            // of the build
 	secrets    map[string][]byte
+	ssh        string // path of the agent's socket
 }
 
 // built is what a dockerBuild made.
@@ -107,6 +108,13 @@ func (c *call) dockerRequest(ctx context.Context, d *directory) (*dockerRequest,
 			req.opts["build-arg:"+name] = value
 		}
 	}
+	agent, err := objectArg[*socket](ctx, c, "ssh")
+	if err != nil {
+		return nil, err
+	}
+	if agent != nil {
+		req.ssh = agent.path
+	}
 	secrets, err := objectArgs[*secret](ctx, c, "secrets")
 	if err != nil {
 		return nil, err
@@ -117,6 +125,7 @@ func (c *call) dockerRequest(ctx context.Context, d *directory) (*dockerRequest,
 			return nil, err
 		}
 		req.secrets[s.name] = value
+		c.secrets.name(s.name, value)
 	}
 	return req, nil
 }
@@ -145,7 +154,7 @@ func (s *Server) buildDockerfile(ctx context.Context, req *dockerRequest) (built
 	}
 	var out built
 	steps := map[digest.Digest]string{}
-	j := job{name: req.name, secrets: req.secrets, watch: func(st *client.SolveStatus) { noteSteps(steps, st) }}
+	j := job{name: req.name, secrets: req.secrets, ssh: req.ssh, watch: func(st *client.SolveStatus) { noteSteps(steps, st) }}
 	err = s.build(ctx, j, func(ctx context.Context, gw gateway.Client) (*gateway.Result, error) {
 		var err error
 		out, err = solveDockerfile(ctx, gw, req, inputs)

@@ -50,9 +50,9 @@ func located(err error, path ast.Path) error {
 	return &pathError{error: err, path: path}
 }
 
-// asGraphQL is the error as the response says it.
-func asGraphQL(err error) *gqlerror.Error {
-	out := &gqlerror.Error{Message: stripTokens(err.Error())}
+// asGraphQL is the error as the response says it, without secrets.
+func asGraphQL(err error, hide *redactor) *gqlerror.Error {
+	out := &gqlerror.Error{Message: hide.text(stripTokens(err.Error()))}
 	var p *pathError
 	if errors.As(err, &p) {
 		out.Path = p.path
@@ -61,7 +61,10 @@ func asGraphQL(err error) *gqlerror.Error {
 	var g *gqlerror.Error
 	switch {
 	case errors.As(err, &f):
-		out.Extensions = f.ext
+		out.Extensions = map[string]any{}
+		for k, v := range f.ext {
+			out.Extensions[k] = hide.value(v)
+		}
 	case errors.As(err, &g):
 		out.Locations = g.Locations
 	}

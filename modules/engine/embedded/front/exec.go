@@ -11,6 +11,7 @@ import (
 
 	"github.com/moby/buildkit/client/llb"
 	"github.com/moby/buildkit/util/system"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // containerExecFields are the fields that run commands and read what they said.
@@ -79,7 +80,7 @@ func withExec(_ context.Context, k *call, c *container) (any, error) {
 
 // persists says whether what a command writes there is kept for the next one.
 func (m mountPoint) persists() bool {
-	return !m.readonly && m.cache == "" && !m.tmpfs && m.secret == nil
+	return !m.readonly && m.cache == "" && !m.tmpfs && m.secret == nil && m.socket == nil
 }
 
 // redirect copies what the command wrote into a file of the container.
@@ -115,6 +116,9 @@ func (c *container) command(k *call) ([]string, error) {
 	return out, nil
 }
 
+// defaultPath is PATH where a container has none.
+func defaultPath(p ocispecs.Platform) string { return system.DefaultPathEnv(p.OS) }
+
 func (c *container) runOptions(k *call, args []string) ([]llb.RunOption, error) {
 	cwd := c.image.Config.WorkingDir
 	if cwd == "" {
@@ -129,7 +133,10 @@ func (c *container) runOptions(k *call, args []string) ([]llb.RunOption, error) 
 		opts = append(opts, llb.User(c.image.Config.User))
 	}
 	if _, ok := lookupEnv(c.image.Config.Env, "PATH"); !ok {
-		opts = append(opts, llb.AddEnv("PATH", system.DefaultPathEnv(c.platform.OS)))
+		opts = append(opts, llb.AddEnv("PATH", defaultPath(c.platform)))
+	}
+	if len(c.bindings) > 0 {
+		opts = append(opts, llb.AddEnv(bindingsEnv, c.bound()))
 	}
 	for _, pair := range c.image.Config.Env {
 		name, value, _ := strings.Cut(pair, "=")
@@ -185,6 +192,9 @@ func (m mountPoint) option() llb.RunOption {
 			uid, gid = m.owner.uid, m.owner.gid
 		}
 		return llb.AddSecretWithDest(m.secret.id, &m.target, llb.SecretFileOpt(uid, gid, m.mode))
+	case m.socket != nil:
+		uid, gid := m.owner.ids()
+		return llb.AddSSHSocket(llb.SSHID(m.socket.id()), llb.SSHSocketTarget(m.target), llb.SSHSocketOpt(m.target, int(uid), int(gid), 0o600))
 	case m.cache != "":
 		opts = append(opts, llb.AsPersistentCacheDir(m.cache, m.sharing))
 	case m.readonly:

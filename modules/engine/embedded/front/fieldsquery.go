@@ -61,17 +61,22 @@ func queryFields() map[string]field {
 		"defaultPlatform": on("", func(_ context.Context, c *call, _ *query) (any, error) {
 			return platforms.Format(c.platform), nil
 		}),
-		"version": on("", func(context.Context, *call, *query) (any, error) { return Version, nil }),
+		"error": on("message:s!", func(_ context.Context, c *call, _ *query) (any, error) {
+			return newRecord("Error", args{"message": c.str("message")}), nil
+		}),
+		"checkVersionCompatibility": on("version:s!", func(context.Context, *call, *query) (any, error) { return true, nil }),
+		"version":                   on("", func(context.Context, *call, *query) (any, error) { return Version, nil }),
 		"node": on("id:s!", func(ctx context.Context, c *call, _ *query) (any, error) {
 			return c.loadID(ctx, c.str("id"), "")
 		}),
 	}
-	for _, typ := range []string{"Container", "Directory", "File", "Secret", "CacheVolume", "EnvVariable", "Label", "Port"} {
+	types := []string{"Container", "Directory", "File", "Host", "Secret", "CacheVolume", "Service", "Socket"}
+	for _, typ := range append(types, sortedKeys(recordTypes())...) {
 		fields["load"+typ+"FromID"] = on("id:s!", func(ctx context.Context, c *call, _ *query) (any, error) {
 			return c.loadID(ctx, c.str("id"), typ)
 		})
 	}
-	return merged(fields, pairLoaders())
+	return merged(fields, recordLoaders())
 }
 
 // platformArg is the argument platform, or the engine's own.
@@ -103,6 +108,11 @@ func hostFields() map[string]field {
 	return map[string]field{
 		"directory": on("path:s! exclude:l include:l noCache:b gitignore:b", hostDirectory).with(hostPath),
 		"file":      on("path:s! noCache:b", hostFile).with(hostPath),
+		"findUp":    on("name:s! noCache:b", hostFindUp),
+
+		"unixSocket": on("path:s!", hostSocket).with(hostPath),
+		"service":    on("ports:m! host:s", hostService),
+		"tunnel":     on("service:o! ports:m native:b", hostTunnel),
 	}
 }
 
@@ -138,6 +148,26 @@ func hostFile(ctx context.Context, c *call, _ *hostObject) (any, error) {
 		return nil, hostFault("reading host file "+p, err)
 	}
 	return &file{state: st, path: "/" + filepath.Base(p), platform: c.platform, artifact: p}, nil
+}
+
+// hostFindUp looks for a name in the working directory and above it.
+func hostFindUp(_ context.Context, c *call, _ *hostObject) (any, error) {
+	name := c.str("name")
+	if name == "" || filepath.Base(name) != name {
+		return nil, usage(fmt.Sprintf("Host.findUp: %q is not a file name", name), "")
+	}
+	if !filepath.IsAbs(c.workdir) {
+		return nil, usage("Host.findUp: the client did not say what its working directory is", "")
+	}
+	for dir := c.workdir; ; dir = filepath.Dir(dir) {
+		if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
+			rel, err := filepath.Rel(c.workdir, filepath.Join(dir, name))
+			return rel, err
+		}
+		if dir == filepath.Dir(dir) {
+			return nil, nil
+		}
+	}
 }
 
 // mustBe checks what a host path is before anything is read.

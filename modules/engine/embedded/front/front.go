@@ -44,6 +44,8 @@ type Options struct {
 	Gateway string         // the mirror gateway's socket; "" tells nobody which steps a build had
 	Base    string         // host name that base images are known by
 
+	Processes Processes // what the engine runs; nil runs no services
+
 	// Bind is told which BuildKit session works for this Server, until unbind;
 	// nil-able.
 	Bind func(session string) (unbind func())
@@ -66,6 +68,13 @@ type Server struct {
 	secrets  *secretStore
 	hub      *hub
 	memo     *memo
+
+	id        string
+	shared    *Shared
+	processes Processes
+	services  *services
+	sockets   *sockets
+	end       context.CancelCauseFunc // of what runs for the client
 }
 
 // New prepares a Server. The caller puts Shared.Capture around the executor of
@@ -75,7 +84,11 @@ func New(ctx context.Context, o Options) (*Server, error) {
 		client: o.Client, root: filepath.Join(o.Shared.root, o.ID), gateway: o.Gateway, base: o.Base, bind: o.Bind,
 		schema: newSchema(), failures: o.Shared.failures, host: o.Shared.host, salt: o.Shared.salt,
 		secrets: newSecretStore(), hub: newHub(), memo: newMemo(),
+		id: o.ID, shared: o.Shared, processes: o.Processes, sockets: &sockets{},
 	}
+	life, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	s.services, s.end = newServices(life, s), end
+	s.hub.hide = s.secrets.redactor
 	if err := s.prepareRoot(); err != nil {
 		return nil, fmt.Errorf("preparing the front: %w", err)
 	}
@@ -84,11 +97,16 @@ func New(ctx context.Context, o Options) (*Server, error) {
 		return nil, fmt.Errorf("asking for the engine's platform: %w", errors.Join(err, errNoWorker(len(workers))))
 	}
 	s.platform = workers[0].Platforms[0]
+	s.shared.add(s)
 	return s, nil
 }
 
-// Close removes the Server's files.
-func (s *Server) Close() error { return os.RemoveAll(s.root) }
+// Close ends the client's services and removes the Server's files.
+func (s *Server) Close() error {
+	s.end(errClientGone)
+	s.shared.drop(s)
+	return os.RemoveAll(s.root)
+}
 
 func errNoWorker(n int) error {
 	if n == 0 {

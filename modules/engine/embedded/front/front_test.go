@@ -96,6 +96,8 @@ func FuzzParseID(f *testing.F) {
 func bare(t *testing.T) *httptest.Server {
 	t.Helper()
 	s := &Server{schema: newSchema(), secrets: newSecretStore(), host: newHostTrees(), hub: newHub(), memo: newMemo(), failures: newFailures()}
+	s.shared, s.sockets = &Shared{}, &sockets{}
+	s.services = newServices(t.Context(), s)
 	s.schema["Query"]["panic"] = on("", func(context.Context, *call, *query) (any, error) { panic("overboard") })
 	server := httptest.NewServer(s.Handler())
 	t.Cleanup(server.Close)
@@ -135,7 +137,7 @@ func TestErrorsOfQueries(t *testing.T) {
 		query, kind string
 		want        []string
 	}{
-		{`{container{asService{id}}}`, "usage", []string{"Container.asService", "Dagger Engine", "_EXPERIMENTAL_DAGGER_CLI_BIN"}},
+		{`{container{terminal{id}}}`, "usage", []string{"Container.terminal", "Dagger Engine", "_EXPERIMENTAL_DAGGER_CLI_BIN"}},
 		{`{container{from(address:"a",registryService:"x"){id}}}`, "usage", []string{`"registryService" of Container.from`}},
 		{`{container{from(address:"busybox"){id}}}`, "usage", []string{"repository@sha256:"}},
 		{`{container{withExec(args:["x"],insecureRootCapabilities:true){id}}}`, "usage", []string{"insecureRootCapabilities"}},
@@ -214,9 +216,10 @@ func (f fakeExecutor) Run(_ context.Context, _ string, _ executor.Mount, _ []exe
 }
 
 func TestCaptureOfFailures(t *testing.T) {
-	kept := newFailures()
+	shared := &Shared{failures: newFailures()}
+	kept := shared.failures
 	run := func(f fakeExecutor, valid []int) error {
-		c := &capture{Executor: f, failures: kept}
+		c := &capture{Executor: f, shared: shared}
 		_, err := c.Run(context.Background(), "", executor.Mount{}, nil, executor.ProcessInfo{
 			Meta: executor.Meta{Args: []string{"cmd"}, ValidExitCodes: valid},
 		}, nil)

@@ -23,6 +23,14 @@ func (o *owner) opt() *llb.ChownOpt {
 	return &llb.ChownOpt{User: &llb.UserOpt{UID: o.uid}, Group: &llb.UserOpt{UID: o.gid}}
 }
 
+// ids are the numbers, 0 of nobody in particular.
+func (o *owner) ids() (uid, gid uint32) {
+	if o == nil {
+		return 0, 0
+	}
+	return uint32(o.uid), uint32(o.gid)
+}
+
 // owner reads user[:group], each a number or a name known in root. A missing
 // group is the number of the user.
 func (c *call) owner(ctx context.Context, root *directory, text string) (*owner, error) {

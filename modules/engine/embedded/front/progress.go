@@ -32,6 +32,7 @@ type hub struct {
 	mu        sync.Mutex
 	listeners map[*listener]bool
 	over      map[digest.Digest]string // steps told to be done, and the build they were of
+	hide      func() *redactor         // finds the session's secrets; nil finds none
 }
 
 type listener struct {
@@ -56,6 +57,10 @@ func (h *hub) seen(step digest.Digest) (build string, ok bool) {
 }
 
 func (h *hub) publish(e Event) {
+	if h.hide != nil {
+		r := h.hide()
+		e.Name, e.Text, e.Error = r.text(e.Name), r.text(e.Text), r.text(e.Error)
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if e.Kind == "done" && e.Error == "" && h.over[digest.Digest(e.Step)] == "" {
@@ -130,6 +135,9 @@ type feed struct {
 	ended  map[digest.Digest]time.Time      // when a step's last interval was reported over
 	closed map[digest.Digest]Event          // ends not told yet
 	pieces map[digest.Digest]map[int][]byte // unfinished log lines by stream
+
+	mu   sync.Mutex
+	rest map[int][]byte // unfinished lines of a service
 }
 
 func (h *hub) feed(build string) *feed {
@@ -244,4 +252,42 @@ func (f *feed) flush(step digest.Digest, at time.Time) {
 		}
 	}
 	delete(f.pieces, step)
+}
+
+// The events of a service are told at once: nobody else tells of it.
+func (f *feed) service(r *running, e Event) {
+	e.Step, e.Name, e.Time = "sha256:"+r.svc.key, r.svc.title(), time.Now()
+	f.hub.publish(e)
+}
+
+func (f *feed) serviceBegan(r *running) { f.service(r, Event{Kind: "started"}) }
+
+func (f *feed) serviceEnded(r *running) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for stream, rest := range f.rest {
+		if len(rest) > 0 {
+			f.service(r, Event{Kind: "log", Stream: stream, Text: string(rest)})
+		}
+	}
+	f.service(r, Event{Kind: "done"})
+}
+
+// line splits what a service prints into lines.
+func (f *feed) line(r *running, stream int, data []byte) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.rest == nil {
+		f.rest = map[int][]byte{}
+	}
+	data = append(f.rest[stream], data...)
+	for {
+		text, rest, ok := bytes.Cut(data, []byte{'\n'})
+		if !ok {
+			break
+		}
+		f.service(r, Event{Kind: "log", Stream: stream, Text: string(bytes.TrimSuffix(text, []byte{'\r'}))})
+		data = rest
+	}
+	f.rest[stream] = append([]byte(nil), data...)
 }

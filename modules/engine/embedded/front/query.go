@@ -59,7 +59,7 @@ func (s *Server) serveQuery(w http.ResponseWriter, r *http.Request) {
 	data, err := rq.answer(r.Context(), q)
 	resp := queryResponse{Data: data}
 	if err != nil {
-		resp = queryResponse{Errors: gqlerror.List{asGraphQL(err)}}
+		resp = queryResponse{Errors: gqlerror.List{asGraphQL(err, s.secrets.redactor())}}
 	}
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(resp)
@@ -152,7 +152,7 @@ func implements(typ, condition string) bool {
 	case "", typ, "Node":
 		return true
 	case "Syncer":
-		return typ == "Container" || typ == "Directory" || typ == "File"
+		return typ == "Container" || typ == "Directory" || typ == "File" || typ == "Service"
 	case "Exportable":
 		return typ == "Container" || typ == "Directory" || typ == "File"
 	}

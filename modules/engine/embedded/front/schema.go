@@ -54,13 +54,15 @@ func newSchema() schema {
 	s := schema{
 		"Query":       queryFields(),
 		"Host":        hostFields(),
-		"Container":   merged(containerFields(), containerConfigFields(), containerFileFields(), containerMountFields(), containerExecFields(), containerImageFields()),
+		"Container":   merged(containerFields(), containerConfigFields(), containerFileFields(), containerMountFields(), containerExecFields(), containerImageFields(), containerServiceFields()),
 		"Directory":   merged(directoryFields(), directoryReadFields()),
 		"File":        fileFields(),
 		"CacheVolume": {},
 		"Secret":      secretFields(),
+		"Service":     serviceFields(),
+		"Socket":      {},
 	}
-	for name, fields := range pairTypes() {
+	for name, fields := range recordFields() {
 		s[name] = fields
 	}
 	return s

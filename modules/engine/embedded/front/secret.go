@@ -3,14 +3,17 @@
 package front
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
 	"github.com/moby/buildkit/session/secrets"
+	"github.com/moby/buildkit/solver/pb"
 )
 
 // secret is a value by name; the value stays in the store.
@@ -38,16 +41,75 @@ type secretVariable struct {
 type secretStore struct {
 	mu     sync.Mutex
 	values map[string][]byte
+	named  map[string][][]byte // values of builds' secrets, by the name a Dockerfile knows
+	hide   *redactor           // of all values, nil when it must be made anew
 }
 
 var _ secrets.SecretStore = (*secretStore)(nil)
 
-func newSecretStore() *secretStore { return &secretStore{values: map[string][]byte{}} }
+func newSecretStore() *secretStore {
+	return &secretStore{values: map[string][]byte{}, named: map[string][][]byte{}}
+}
 
 func (s *secretStore) put(id string, value []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.values[id] = value
+	s.hide = nil
+}
+
+// name notes that Dockerfiles know a value by name.
+func (s *secretStore) name(name string, value []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !slices.ContainsFunc(s.named[name], func(v []byte) bool { return bytes.Equal(v, value) }) {
+		s.named[name] = append(s.named[name], value)
+	}
+}
+
+// of are the values a step may print: those of its secrets. A step of a
+// Dockerfile names a secret as several builds may, so it may be all of theirs.
+func (s *secretStore) of(step *pb.ExecOp) [][]byte {
+	var ids []string
+	for _, e := range step.GetSecretenv() {
+		ids = append(ids, e.GetID())
+	}
+	for _, m := range step.GetMounts() {
+		if m.GetSecretOpt() != nil {
+			ids = append(ids, m.GetSecretOpt().GetID())
+		}
+	}
+	return s.byIDs(ids)
+}
+
+func (s *secretStore) byIDs(ids []string) [][]byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out [][]byte
+	for _, id := range ids {
+		if v, ok := s.values[id]; ok {
+			out = append(out, v)
+		}
+		out = append(out, s.named[id]...)
+	}
+	return out
+}
+
+// redactor finds every secret of the session that is not too short to be
+// told from other text.
+func (s *secretStore) redactor() *redactor {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.hide == nil {
+		var values [][]byte
+		for _, v := range s.values {
+			if len(bytes.TrimSpace(v)) >= minSession {
+				values = append(values, v)
+			}
+		}
+		s.hide = newRedactor(values)
+	}
+	return s.hide
 }
 
 // GetSecret gives a step its secret.

@@ -10,10 +10,12 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/moby/buildkit/executor"
+	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/worker/base"
 )
 
@@ -27,6 +29,13 @@ type Shared struct {
 	salt     []byte
 	failures *failures
 	host     *hostTrees
+
+	// Client says whom a step that runs with a context works for, by the ID its
+	// Server has; nil knows nobody.
+	Client func(context.Context) string
+
+	mu      sync.Mutex
+	servers []*Server
 }
 
 // NewShared prepares the directory of all Servers and puts the host source into
@@ -45,9 +54,64 @@ func NewShared(root string, w *base.Worker) (*Shared, error) {
 }
 
 // Capture decorates the executor of a step: what the step prints is kept as
-// part of its result, and of its error when it fails.
-func (s *Shared) Capture(inner executor.Executor) executor.Executor {
-	return &capture{Executor: inner, failures: s.failures}
+// part of its result, and of its error when it fails, without the step's
+// secrets. step is nil for a process that is no step of a build.
+func (s *Shared) Capture(inner executor.Executor, step *pb.ExecOp) executor.Executor {
+	return &capture{Executor: inner, shared: s, step: step}
+}
+
+func (s *Shared) add(one *Server) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.servers = append(s.servers, one)
+}
+
+func (s *Shared) drop(one *Server) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.servers = slices.DeleteFunc(s.servers, func(o *Server) bool { return o == one })
+}
+
+func (s *Shared) all() []*Server {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.servers)
+}
+
+func (s *Shared) byID(id string) *Server {
+	for _, one := range s.all() {
+		if one.id == id {
+			return one
+		}
+	}
+	return nil
+}
+
+// serving is the Server whose services a step with a context uses: that of the
+// client it works for, when it knows them, else one that does, since a step
+// that several clients want runs once.
+func (s *Shared) serving(ctx context.Context, bound string) *Server {
+	list := s.all()
+	if s.Client != nil {
+		if own := s.byID(s.Client(ctx)); own != nil {
+			list = append([]*Server{own}, list...)
+		}
+	}
+	for _, one := range list {
+		if one.services.knowAll(bound) {
+			return one
+		}
+	}
+	return nil
+}
+
+// secretsOf are the values a step may print, whichever client it works for.
+func (s *Shared) secretsOf(step *pb.ExecOp) [][]byte {
+	var out [][]byte
+	for _, one := range s.all() {
+		out = append(out, one.secrets.of(step)...)
+	}
+	return out
 }
 
 // loadSalt reads, or makes, the key under which secrets are named in graphs:

@@ -29,11 +29,16 @@ type job struct {
 	name    string // of the image build, for events
 	exports []client.ExportEntry
 	secrets map[string][]byte // beside the session's own
+	ssh     string            // path of the agent's socket, "" for none
 	watch   func(*client.SolveStatus)
 }
 
 // build runs fn against BuildKit within one session and explains its errors.
 func (s *Server) build(ctx context.Context, j job, fn gateway.BuildFunc) error {
+	forward, err := s.sockets.provider(j.ssh)
+	if err != nil {
+		return err
+	}
 	status := make(chan *client.SolveStatus, 64)
 	var wg sync.WaitGroup
 	wg.Add(1)
@@ -45,13 +50,13 @@ func (s *Server) build(ctx context.Context, j job, fn gateway.BuildFunc) error {
 		Exports:   j.exports,
 		SharedKey: "drydock",
 		OCIStores: map[string]content.Store{contentStore: s.content},
-		Session: []session.Attachable{
+		Session: append([]session.Attachable{
 			filesync.NewFSSyncProvider(s.host),
 			secretsprovider.NewSecretProvider(layeredSecrets{s.secrets, j.secrets}),
-		},
+		}, forward...),
 	}
 	unbind := func() {}
-	_, err := s.client.Build(ctx, opt, "drydock", func(ctx context.Context, gw gateway.Client) (*gateway.Result, error) {
+	_, err = s.client.Build(ctx, opt, "drydock", func(ctx context.Context, gw gateway.Client) (*gateway.Result, error) {
 		if s.bind != nil {
 			unbind = s.bind(gw.BuildOpts().SessionID)
 		}

@@ -77,7 +77,7 @@ func lookPathIn(s Spec) (string, error) {
 		return "", fmt.Errorf("opening the step's root: %w", err)
 	}
 	defer root.Close()
-	return lookPathWith(s, func(name string) (os.FileInfo, error) {
+	return lookPathWith(s.Args, s.Env, s.Cwd, func(name string) (os.FileInfo, error) {
 		f, err := openIn(root, path.Clean(name), unix.O_PATH)
 		if err != nil {
 			return nil, err
@@ -87,16 +87,16 @@ func lookPathIn(s Spec) (string, error) {
 	})
 }
 
-func lookPathWith(s Spec, stat func(string) (os.FileInfo, error)) (string, error) {
-	if len(s.Args) == 0 {
+func lookPathWith(args, env []string, cwd string, stat func(string) (os.FileInfo, error)) (string, error) {
+	if len(args) == 0 {
 		return "", errors.New("the step has no command")
 	}
-	name := s.Args[0]
+	name := args[0]
 	if strings.Contains(name, "/") {
 		return name, nil
 	}
 	list := ""
-	for _, e := range s.Env {
+	for _, e := range env {
 		if v, ok := strings.CutPrefix(e, "PATH="); ok {
 			list = v
 		}
@@ -106,7 +106,7 @@ func lookPathWith(s Spec, stat func(string) (os.FileInfo, error)) (string, error
 			dir = "."
 		}
 		if !strings.HasPrefix(dir, "/") {
-			dir = s.Cwd + "/" + dir
+			dir = cwd + "/" + dir
 		}
 		fi, err := stat(dir + "/" + name)
 		if err == nil && fi.Mode().IsRegular() && fi.Mode()&0o111 != 0 {

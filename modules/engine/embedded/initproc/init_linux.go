@@ -1,10 +1,11 @@
 package initproc
 
 import (
-	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"runtime"
@@ -18,20 +19,64 @@ import (
 
 // control is the socket to the executor.
 type control struct {
-	fd  int
-	in  *bufio.Reader
-	out sync.Mutex
+	fd    int
+	buf   []byte
+	files []int
+	out   sync.Mutex
 }
 
+// receive reads one line; files are the descriptors that came so far.
 func (c *control) receive(v any) error {
-	line, err := c.in.ReadBytes('\n')
+	for {
+		if line, rest, ok := bytes.Cut(c.buf, []byte("\n")); ok {
+			err := json.Unmarshal(line, v)
+			c.buf = rest
+			return err
+		}
+		data, oob := make([]byte, 64<<10), make([]byte, 256)
+		n, oobn, _, _, err := unix.Recvmsg(c.fd, data, oob, unix.MSG_CMSG_CLOEXEC)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return io.EOF
+		}
+		c.buf = append(c.buf, data[:n]...)
+		if err := c.keep(oob[:oobn]); err != nil {
+			return err
+		}
+	}
+}
+
+// keep remembers the descriptors of a message.
+func (c *control) keep(oob []byte) error {
+	messages, err := unix.ParseSocketControlMessage(oob)
 	if err != nil {
 		return err
 	}
-	return json.Unmarshal(line, v)
+	for _, m := range messages {
+		fds, err := unix.ParseUnixRights(&m)
+		if err != nil {
+			return err
+		}
+		c.files = append(c.files, fds...)
+	}
+	return nil
+}
+
+// take gives the descriptors that came with an order.
+func (c *control) take(n int) []int {
+	n = min(n, len(c.files))
+	fds := c.files[:n:n]
+	c.files = c.files[n:]
+	return fds
 }
 
 func (c *control) send(r Report, fds ...int) error {
+	r.Files = len(fds)
 	b, err := json.Marshal(r)
 	if err != nil {
 		return err
@@ -54,8 +99,7 @@ func Main() int {
 	}
 	// as process 1, signals nobody handles would end us by Go's default
 	signal.Notify(make(chan os.Signal, 1))
-	file := os.NewFile(ControlFD, "control")
-	c := &control{fd: ControlFD, in: bufio.NewReader(file)}
+	c := &control{fd: ControlFD}
 	report, err := run(c)
 	if err != nil {
 		report = Report{Error: err.Error(), NoBinfmt: errors.Is(err, errNoBinfmt)}
@@ -82,7 +126,7 @@ func run(c *control) (Report, error) {
 			return Report{}, err
 		}
 	}
-	if err := setupNetwork(c, s.Gateway); err != nil {
+	if err := setupNetwork(c, s); err != nil {
 		return Report{}, err
 	}
 	if err := unix.Sethostname([]byte(s.Hostname)); err != nil {
@@ -99,29 +143,30 @@ func run(c *control) (Report, error) {
 	if err := c.receive(&o); err != nil || !o.Go {
 		return Report{}, fmt.Errorf("waiting for the executor: %w", err)
 	}
-	pid, err := start(s)
+	for _, r := range s.Rlimits {
+		lim := syscall.Rlimit{Cur: r.Soft, Max: r.Max}
+		if err := syscall.Setrlimit(r.Resource, &lim); err != nil && !errors.Is(err, unix.EPERM) {
+			return Report{}, fmt.Errorf("setting resource limit %d: %w", r.Resource, err)
+		}
+	}
+	command := Process{Args: s.Args, Env: s.Env, Cwd: s.Cwd, UID: s.UID, GID: s.GID, Groups: s.Groups, NoCapabilities: s.NoCapabilities}
+	pid, err := start(command, s.Filter, []int{0, 1, 2})
 	if err != nil {
 		return Report{}, err
 	}
 	if err := c.send(Report{Started: true}); err != nil {
 		return Report{}, err
 	}
-	return supervise(c, pid), nil
+	return supervise(c, s, pid), nil
 }
 
-// start starts the command. Its privileges are set on this thread, which the
-// command inherits from: filter first, since installing it needs what is then
-// dropped. The thread is never given back.
-func start(s Spec) (int, error) {
-	path, err := lookPath(s)
+// start starts a process. Its privileges are set on a thread of its own, which
+// it inherits from: filter first, since installing it needs what is then
+// dropped. The thread ends with that, and is never used for anything else.
+func start(p Process, filter jail.Filter, fds []int) (int, error) {
+	path, err := lookPath(p)
 	if err != nil {
 		return 0, err
-	}
-	for _, r := range s.Rlimits {
-		lim := syscall.Rlimit{Cur: r.Soft, Max: r.Max}
-		if err := syscall.Setrlimit(r.Resource, &lim); err != nil && !errors.Is(err, unix.EPERM) {
-			return 0, fmt.Errorf("setting resource limit %d: %w", r.Resource, err)
-		}
 	}
 	type result struct {
 		pid int
@@ -130,79 +175,44 @@ func start(s Spec) (int, error) {
 	done := make(chan result)
 	go func() {
 		runtime.LockOSThread()
-		pid, err := confinedStart(s, path)
+		pid, err := confinedStart(p, path, filter, fds)
 		done <- result{pid, err}
-		select {}
 	}()
 	r := <-done
 	return r.pid, r.err
 }
 
-func confinedStart(s Spec, path string) (int, error) {
+func confinedStart(p Process, path string, filter jail.Filter, fds []int) (int, error) {
 	unix.Umask(0o022)
-	if err := s.Filter.Install(); err != nil {
+	if err := filter.Install(); err != nil {
 		return 0, err
 	}
 	keep := jail.DefaultCapabilities
-	if s.NoCapabilities {
+	if p.NoCapabilities {
 		keep = 0
 	}
 	if err := jail.KeepCapabilities(keep); err != nil {
 		return 0, err
 	}
-	pid, err := syscall.ForkExec(path, s.Args, &syscall.ProcAttr{
-		Dir: s.Cwd, Env: s.Env, Files: []uintptr{0, 1, 2},
+	var files []uintptr
+	for _, fd := range fds {
+		files = append(files, uintptr(fd))
+	}
+	pid, err := syscall.ForkExec(path, p.Args, &syscall.ProcAttr{
+		Dir: p.Cwd, Env: p.Env, Files: files,
 		Sys: &syscall.SysProcAttr{
 			Setsid:     true,
-			Credential: &syscall.Credential{Uid: s.UID, Gid: s.GID, Groups: s.Groups},
+			Credential: &syscall.Credential{Uid: p.UID, Gid: p.GID, Groups: p.Groups},
 		},
 	})
 	if err != nil {
-		return 0, fmt.Errorf("starting %q in %s: %w", s.Args[0], s.Cwd, err)
+		return 0, fmt.Errorf("starting %q in %s: %w", p.Args[0], p.Cwd, err)
 	}
 	return pid, nil
 }
 
 // lookPath finds the command as a shell would, in the step's own PATH.
-func lookPath(s Spec) (string, error) { return lookPathWith(s, os.Stat) }
-
-// supervise reaps until the command ends, passing signals on meanwhile.
-func supervise(c *control, pid int) Report {
-	var mu sync.Mutex
-	ended := false
-	go func() {
-		for {
-			var o Order
-			if c.receive(&o) != nil {
-				return
-			}
-			mu.Lock()
-			if o.Signal > 0 && !ended {
-				_ = unix.Kill(pid, unix.Signal(o.Signal))
-			}
-			mu.Unlock()
-		}
-	}()
-	for {
-		var ws unix.WaitStatus
-		// wait without reaping, so that the number is ours until signals stop
-		if err := unix.Waitid(unix.P_ALL, 0, nil, unix.WEXITED|unix.WNOWAIT, nil); errors.Is(err, unix.EINTR) {
-			continue
-		}
-		mu.Lock()
-		got, err := unix.Wait4(-1, &ws, unix.WNOHANG, nil)
-		if got == pid {
-			ended = true
-		}
-		mu.Unlock()
-		if err != nil && !errors.Is(err, unix.EINTR) {
-			return Report{Error: "waiting for the command: " + err.Error()}
-		}
-		if got == pid && (ws.Exited() || ws.Signaled()) {
-			return ending(ws)
-		}
-	}
-}
+func lookPath(p Process) (string, error) { return lookPathWith(p.Args, p.Env, p.Cwd, os.Stat) }
 
 func ending(ws unix.WaitStatus) Report {
 	if ws.Signaled() {

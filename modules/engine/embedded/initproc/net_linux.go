@@ -13,7 +13,7 @@ import (
 // the executor answers on them from outside, nothing else leads out. It is
 // done in ioctls (netdevice(7)): a netlink library would be most of this
 // program.
-func setupNetwork(c *control, gateway bool) error {
+func setupNetwork(c *control, s Spec) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("opening the loopback interface: %w", err)
@@ -27,21 +27,37 @@ func setupNetwork(c *control, gateway bool) error {
 	}
 	// as in other container engines: ports under 1024 without privilege
 	_ = os.WriteFile("/proc/sys/net/ipv4/ip_unprivileged_port_start", []byte("0"), 0)
-	if !gateway {
+	var addresses []string
+	if s.Gateway {
+		addresses = append(addresses, GatewayIP)
+	}
+	for i, text := range append(addresses, s.Addresses...) {
+		if err := addAddress(fd, fmt.Sprintf("lo:%d", i), text); err != nil {
+			return fmt.Errorf("giving loopback the address %s: %w", text, err)
+		}
+	}
+	if !s.Gateway && len(s.Listen) == 0 {
 		return nil
 	}
-	address := netip.MustParseAddr(GatewayIP).As4()
+	return handOut(c, s)
+}
+
+// addAddress gives an interface a further address: a label makes it one.
+func addAddress(fd int, label, text string) error {
+	address, err := netip.ParseAddr(text)
+	if err != nil || !address.Is4() {
+		return fmt.Errorf("not an IPv4 address: %w", err)
+	}
 	for _, set := range []struct {
 		request uint
 		value   [4]byte
-	}{{unix.SIOCSIFADDR, address}, {unix.SIOCSIFNETMASK, [4]byte{255, 255, 255, 255}}} {
-		// a label makes it a further address
-		err := setInterface(fd, "lo:0", set.request, func(r *unix.Ifreq) error { return r.SetInet4Addr(set.value[:]) })
+	}{{unix.SIOCSIFADDR, address.As4()}, {unix.SIOCSIFNETMASK, [4]byte{255, 255, 255, 255}}} {
+		err := setInterface(fd, label, set.request, func(r *unix.Ifreq) error { return r.SetInet4Addr(set.value[:]) })
 		if err != nil {
-			return fmt.Errorf("giving loopback the gateway's address: %w", err)
+			return err
 		}
 	}
-	return handOut(c, address)
+	return nil
 }
 
 func setInterface(fd int, name string, request uint, fill func(*unix.Ifreq) error) error {
@@ -55,31 +71,78 @@ func setInterface(fd int, name string, request uint, fill func(*unix.Ifreq) erro
 	return unix.IoctlIfreq(fd, request, r)
 }
 
-// handOut listens on the gateway's ports and sends the listeners.
-func handOut(c *control, address [4]byte) error {
+// handOut listens where the executor answers and sends the listeners.
+func handOut(c *control, s Spec) error {
+	var list []Listen
+	if s.Gateway {
+		list = []Listen{
+			{Address: GatewayIP, Port: 80}, {Address: GatewayIP, Port: 443}, {Address: GatewayIP, Port: 53, UDP: true},
+		}
+	}
 	var fds []int
 	defer func() {
 		for _, fd := range fds {
 			unix.Close(fd)
 		}
 	}()
-	for _, l := range []struct{ kind, port int }{
-		{unix.SOCK_STREAM, 80}, {unix.SOCK_STREAM, 443}, {unix.SOCK_DGRAM, 53},
-	} {
-		fd, err := unix.Socket(unix.AF_INET, l.kind|unix.SOCK_CLOEXEC, 0)
+	for _, l := range append(list, s.Listen...) {
+		fd, err := listen(l)
 		if err != nil {
-			return fmt.Errorf("listening for the gateway: %w", err)
+			return fmt.Errorf("listening on %s, port %d: %w", l.Address, l.Port, err)
 		}
 		fds = append(fds, fd)
-		if err := unix.Bind(fd, &unix.SockaddrInet4{Port: l.port, Addr: address}); err != nil {
-			return fmt.Errorf("listening for the gateway: port %d: %w", l.port, err)
-		}
-		if l.kind != unix.SOCK_STREAM {
-			continue
-		}
-		if err := unix.Listen(fd, unix.SOMAXCONN); err != nil {
-			return fmt.Errorf("listening for the gateway: port %d: %w", l.port, err)
-		}
 	}
 	return c.send(Report{Listeners: true}, fds...)
+}
+
+func socketKind(udp bool) int {
+	if udp {
+		return unix.SOCK_DGRAM
+	}
+	return unix.SOCK_STREAM
+}
+
+func listen(l Listen) (int, error) {
+	address, err := netip.ParseAddr(l.Address)
+	if err != nil || !address.Is4() {
+		return 0, fmt.Errorf("%q is not an IPv4 address", l.Address)
+	}
+	fd, err := unix.Socket(unix.AF_INET, socketKind(l.UDP)|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	err = unix.Bind(fd, &unix.SockaddrInet4{Port: l.Port, Addr: address.As4()})
+	if err == nil && !l.UDP {
+		err = unix.Listen(fd, unix.SOMAXCONN)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return 0, err
+	}
+	return fd, nil
+}
+
+// dial connects to a port of the step as its peers do.
+func dial(d Dial) (int, error) {
+	fd, err := unix.Socket(unix.AF_INET, socketKind(d.UDP)|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	own, peer := netip.MustParseAddr(OwnIP).As4(), netip.MustParseAddr(PeerIP).As4()
+	err = unix.Bind(fd, &unix.SockaddrInet4{Addr: peer})
+	if err == nil {
+		// a full queue of a server must not hold us up for minutes
+		err = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_SYNCNT, 3)
+		if d.UDP {
+			err = nil
+		}
+	}
+	if err == nil {
+		err = unix.Connect(fd, &unix.SockaddrInet4{Port: d.Port, Addr: own})
+	}
+	if err != nil {
+		unix.Close(fd)
+		return 0, err
+	}
+	return fd, nil
 }

@@ -69,8 +69,8 @@ func TestLookPath(t *testing.T) {
 	if err := os.WriteFile(dir+"/data", nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	spec := func(name string) Spec {
-		return Spec{Args: []string{name}, Cwd: dir, Env: []string{"PATH=/nonexistent:" + dir}}
+	spec := func(name string) Process {
+		return Process{Args: []string{name}, Cwd: dir, Env: []string{"PATH=/nonexistent:" + dir}}
 	}
 	if p, err := lookPath(spec("tool")); err != nil || p != dir+"/tool" {
 		t.Errorf("got %s, %v", p, err)
@@ -83,7 +83,7 @@ func TestLookPath(t *testing.T) {
 			t.Errorf("%s was found", name)
 		}
 	}
-	if _, err := lookPath(Spec{}); err == nil {
+	if _, err := lookPath(Process{}); err == nil {
 		t.Error("no command was accepted")
 	}
 }

@@ -24,6 +24,13 @@ const (
 	GatewayIP   = "198.18.0.1"
 )
 
+// Addresses a step that others reach has for itself and for whoever comes in:
+// its peers are not on its loopback network.
+const (
+	OwnIP  = "198.18.0.2"
+	PeerIP = "198.18.0.3"
+)
+
 // Mount is one bind mount of the step.
 type Mount struct {
 	Source   string // path before the root changes
@@ -58,6 +65,10 @@ type Spec struct {
 
 	// Contained confines a step that has no namespaces; nil: it has.
 	Contained *warden.Config
+	// Addresses are given to loopback beside the gateway's (IPv4).
+	Addresses []string
+	// Listen is listened on before the command starts.
+	Listen []Listen
 
 	// Emulator is that of its architecture: the step is in a user namespace of
 	// its own then.
@@ -74,15 +85,47 @@ type Emulator struct {
 	Magic, Mask []byte // of the programs it is for
 }
 
-// Order is what the executor sends after the Spec.
-type Order struct {
-	Go     bool `json:"go,omitempty"`
-	Signal int  `json:"signal,omitempty"`
+// Listen is one socket the executor answers on.
+type Listen struct {
+	Address string // one of Spec.Addresses
+	Port    int
+	UDP     bool
 }
 
-// Report is what Init sends. A report with Listeners carries three
-// descriptors: tcp 80, tcp 443, udp 53.
+// Process is a further process in a running step. Its three streams come
+// along as descriptors.
+type Process struct {
+	Args     []string
+	Env      []string
+	Cwd      string
+	UID, GID uint32
+	Groups   []uint32
+	// NoCapabilities is as in Spec.
+	NoCapabilities bool
+}
+
+// Dial is a connection to a port of the step, from PeerIP to OwnIP.
+type Dial struct {
+	Port int
+	UDP  bool
+}
+
+// Order is what the executor sends after the Spec.
+type Order struct {
+	Go     bool     `json:"go,omitempty"`
+	Signal int      `json:"signal,omitempty"` // to the process ID names; 0: the command
+	ID     uint64   `json:"id,omitempty"`     // of a Process or Dial; its reports have it too
+	Exec   *Process `json:"exec,omitempty"`
+	Dial   *Dial    `json:"dial,omitempty"`
+	Files  int      `json:"files,omitempty"` // how many descriptors come along
+}
+
+// Report is what Init sends. A report with Listeners carries descriptors: tcp
+// 80, tcp 443, udp 53 for the gateway, then those of Spec.Listen. The answer to
+// a Dial carries the connection.
 type Report struct {
+	ID        uint64 `json:"id,omitempty"`    // of the order it answers; 0: the step itself
+	Files     int    `json:"files,omitempty"` // how many descriptors come along
 	Listeners bool   `json:"listeners,omitempty"`
 	Started   bool   `json:"started,omitempty"`
 	Exited    bool   `json:"exited,omitempty"`

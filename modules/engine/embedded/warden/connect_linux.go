@@ -4,9 +4,11 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unsafe"
@@ -133,6 +135,8 @@ func (w *Warden) destination(a address) (netip.Addr, unix.Errno) {
 	case a.ip == w.own(), a.ip.IsUnspecified(), a.ip == netip.IPv6Loopback(), a.ip == netip.AddrFrom4([4]byte{127, 0, 0, 1}):
 		return w.own(), 0
 	case w.config.Gateway != "" && a.ip == w.gateway() && (slices.Contains(GatewayPorts(), a.port) || a.port == hiddenPort):
+		return a.ip, 0
+	case slices.Contains(w.config.Hosts, net.JoinHostPort(a.ip.String(), strconv.Itoa(a.port))):
 		return a.ip, 0
 	case a.ip.IsLoopback(), a.ip == w.gateway():
 		return a.ip, unix.ECONNREFUSED

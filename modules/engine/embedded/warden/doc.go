@@ -20,6 +20,7 @@ type Config struct {
 	ABI      int      // Landlock ABI to use; 0: none
 	Own      string   // loopback address that is the step's 127.0.0.1
 	Gateway  string   // loopback address of the mirror gateway; "": none
+	Hosts    []string // address:port of each service that the step may connect to
 	Hostname string   // as the step sees it
 
 	MaxProcesses int   // processes at a time; 0: no limit
