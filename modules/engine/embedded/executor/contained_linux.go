@@ -99,6 +99,9 @@ func (s *step) contained(ctx context.Context, root bkexec.Mount, mounts []bkexec
 func (s *step) prepareContained(ctx context.Context, root bkexec.Mount, mounts []bkexec.Mount, env []string, gateway bool) error {
 	meta := s.process.Meta
 	src, err := s.source(ctx, bkexec.Mount{Src: root.Src})
+	if err == nil {
+		err = src.resolve()
+	}
 	if err != nil {
 		return fmt.Errorf("opening the root file system: %w", err)
 	}
@@ -157,13 +160,15 @@ func (s *step) prepareContained(ctx context.Context, root bkexec.Mount, mounts [
 // placeAll places devices, /proc, mounts and name files, and sees to it that
 // all of that is taken out again.
 func (s *step) placeAll(ctx context.Context, tree *rootTree, mounts []bkexec.Mount, hostname string, gateway bool) error {
-	list, err := s.furnishAll(ctx, mounts, hostname, gateway)
+	list, err := s.furnishOwn(hostname, gateway)
 	if err != nil {
 		return err
 	}
-	if err := s.lockSources(ctx, list); err != nil {
+	more, err := s.furnishMounts(ctx, mounts)
+	if err != nil {
 		return err
 	}
+	list = append(list, more...)
 	p, err := newPlacer(tree, s.dir)
 	if err != nil {
 		return err
@@ -194,8 +199,8 @@ func (s *step) placeAll(ctx context.Context, tree *rootTree, mounts []bkexec.Mou
 	return nil
 }
 
-// furnishAll makes what will be placed, in the order of placing.
-func (s *step) furnishAll(ctx context.Context, mounts []bkexec.Mount, hostname string, gateway bool) ([]*furnishing, error) {
+// furnishOwn makes what is placed in every step, in the order of placing.
+func (s *step) furnishOwn(hostname string, gateway bool) ([]*furnishing, error) {
 	var list []*furnishing
 	for _, f := range []struct {
 		name string
@@ -217,8 +222,27 @@ func (s *step) furnishAll(ctx context.Context, mounts []bkexec.Mount, hostname s
 		}
 		list = append(list, &furnishing{dest: "/etc/" + name, away: file, names: true})
 	}
-	for i, m := range mounts {
+	return list, nil
+}
+
+// furnishMounts makes what is placed for the step's mounts.
+func (s *step) furnishMounts(ctx context.Context, mounts []bkexec.Mount) ([]*furnishing, error) {
+	var sources []*source
+	for _, m := range mounts {
 		src, err := s.source(ctx, m)
+		if err != nil {
+			return nil, fmt.Errorf("mounting %s: %w", m.Dest, err)
+		}
+		sources = append(sources, src)
+	}
+	copied, err := s.lockSources(ctx, sources)
+	defer copied()
+	if err != nil {
+		return nil, err
+	}
+	var list []*furnishing
+	for i, src := range sources {
+		err := src.resolve()
 		if err == nil {
 			var f *furnishing
 			if f, err = s.furnish(src, filepath.Join(s.dir, fmt.Sprintf("mount%d", i))); err == nil {
@@ -226,10 +250,28 @@ func (s *step) furnishAll(ctx context.Context, mounts []bkexec.Mount, hostname s
 			}
 		}
 		if err != nil {
-			return nil, fmt.Errorf("mounting %s: %w", m.Dest, err)
+			return nil, fmt.Errorf("mounting %s: %w", src.m.Dest, err)
 		}
 	}
-	return list, nil
+	return list, placedOnce(list, s.dir)
+}
+
+// placedOnce refuses two mounts of one directory, or of one in the other:
+// without mounts it is in one place only.
+func placedOnce(list []*furnishing, own string) error {
+	var paths []string
+	for _, f := range list {
+		if path.Dir(f.away) != own {
+			paths = append(paths, f.away)
+		}
+	}
+	slices.Sort(paths)
+	for i, p := range paths {
+		if i > 0 && sameOrBelow(p, paths[i-1]) {
+			return fmt.Errorf("one cache or directory is mounted twice (%s): that cannot be had without mounting", filepath.Base(p))
+		}
+	}
+	return nil
 }
 
 // nameContents are the files by which a step finds names.
@@ -249,27 +291,34 @@ func (s *step) nameContents(hostname string, gateway bool) map[string]string {
 	return map[string]string{"hosts": hosts, "resolv.conf": resolv, "hostname": hostname + "\n"}
 }
 
-// lockSources waits until no other step has one of the writable sources in
-// place: a directory can be in one root only. All are taken in one order, so
-// that two steps never wait for each other.
-func (s *step) lockSources(ctx context.Context, list []*furnishing) error {
-	var paths []string
-	for _, f := range list {
-		if f.writable && path.Dir(f.away) != s.dir {
-			paths = append(paths, f.away)
+// lockSources waits until no other step has one of the sources in place: a
+// directory can be in one root only. All are taken in one order, so that two
+// steps never wait for each other. Those that are only copied are free again
+// when copied is called, which it may always be.
+func (s *step) lockSources(ctx context.Context, sources []*source) (copied func(), err error) {
+	writable := map[string]bool{}
+	for _, src := range sources {
+		if src.path != "" {
+			writable[src.path] = writable[src.path] || !src.m.Readonly
 		}
 	}
-	slices.Sort(paths)
-	for i, p := range paths {
-		if i > 0 && sameOrBelow(p, paths[i-1]) {
-			return fmt.Errorf("one cache or directory is mounted twice, which needs mounts: the engine has none here (%s)", filepath.Base(p))
+	var free []string
+	copied = func() {
+		for _, p := range free {
+			s.e.container.release(p)
 		}
+	}
+	for _, p := range slices.Sorted(maps.Keys(writable)) {
 		if err := s.e.container.take(ctx, p); err != nil {
-			return err
+			return copied, err
 		}
-		s.later(func() error { s.e.container.release(p); return nil })
+		if writable[p] {
+			s.later(func() error { s.e.container.release(p); return nil })
+		} else {
+			free = append(free, p)
+		}
 	}
-	return nil
+	return copied, nil
 }
 
 func (c *container) take(ctx context.Context, name string) error {

@@ -135,6 +135,9 @@ func newBench(t *testing.T, o Options) *bench {
 			t.Fatal(err)
 		}
 	}
+	if err := os.Chmod(filepath.Join(b.root, "tmp"), os.ModeSticky|0o777); err != nil {
+		t.Fatal(err)
+	}
 	self, err := os.ReadFile("/proc/self/exe")
 	if err != nil {
 		t.Fatal(err)

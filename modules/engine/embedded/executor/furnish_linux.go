@@ -78,6 +78,8 @@ func madeProcFiles(hostname string) map[string]string {
 		"tmpfs /dev tmpfs rw,nosuid,size=65536k,mode=755 0 0\n"
 	return map[string]string{
 		"cmdline": "\n", "mounts": mounts, "swaps": "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n",
+		"self/cgroup": "0::/\n", "self/status": "", "self/stat": "", "self/statm": "", "self/maps": "", "self/cmdline": "",
+		"self/environ": "", "self/comm": "", "self/limits": "", "self/exe": "",
 		"sys/kernel/hostname": hostname + "\n", "sys/kernel/domainname": "(none)\n", "self/mounts": mounts,
 		"self/mountinfo": "1 0 0:1 / / rw,relatime - drydock drydock rw\n2 1 0:2 / /proc rw,nosuid,nodev,noexec,relatime - proc proc rw\n",
 	}

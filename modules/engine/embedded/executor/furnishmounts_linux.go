@@ -66,23 +66,30 @@ func (s *step) source(ctx context.Context, m bkexec.Mount) (*source, error) {
 	if err != nil {
 		return nil, err
 	}
-	base, err := os.OpenFile(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	return &source{m: m, path: path}, nil
+}
+
+// resolve finds the file or directory in the mount that is meant. Another step
+// may have it in place before it is locked.
+func (src *source) resolve() error {
+	if src.path == "" {
+		return nil
+	}
+	base, err := os.OpenFile(src.path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer base.Close()
-	if filepath.Clean("/"+m.Selector) != "/" {
-		f, err := initproc.OpenIn(base, m.Selector, unix.O_PATH)
+	if filepath.Clean("/"+src.m.Selector) != "/" {
+		f, err := initproc.OpenIn(base, src.m.Selector, unix.O_PATH)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		defer f.Close()
 		base = f
 	}
-	if path, err = os.Readlink(fdPath(base)); err != nil {
-		return nil, err
-	}
-	return &source{m: m, path: path}, nil
+	src.path, err = os.Readlink(fdPath(base))
+	return err
 }
 
 // plainPath is the directory or file that a mount is of; a step that cannot

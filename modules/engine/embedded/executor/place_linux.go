@@ -213,7 +213,23 @@ func (e *placed) restore(t *rootTree) error {
 		_ = os.RemoveAll(e.Away)
 		return os.Rename(kept, e.Away)
 	}
-	return nil
+	return e.again()
+}
+
+// again makes a directory anew that the step removed, mount point and all: what
+// it was of stays, empty.
+func (e *placed) again() error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(e.obj.Fd()), &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return err
+	}
+	if err := os.Mkdir(e.Away, 0o700); err != nil {
+		return err
+	}
+	if err := os.Lchown(e.Away, int(st.Uid), int(st.Gid)); err != nil {
+		return err
+	}
+	return unix.Chmod(e.Away, st.Mode&0o7777)
 }
 
 // recoverPlaced puts back what the steps of a killed engine had in place.

@@ -28,6 +28,14 @@ func probeMain(args []string) int {
 		_, _ = io.Copy(os.Stdout, os.Stdin)
 	case "id":
 		fmt.Println(os.Getuid(), os.Getgid())
+	case "script":
+		return probeScript(rest[0])
+	case "net":
+		if os.Getenv("HIDDEN") != "" {
+			fmt.Println(probeHidden(probeGet))
+			return 1
+		}
+		return probeNet()
 	case "hostile":
 		return probeHostile(rest)
 	case "race":

@@ -98,7 +98,7 @@ func (w *Warden) connect(r *notify.Request) notify.Response {
 		return notify.Errno(errno)
 	}
 	if ip == w.own() {
-		release, ok := w.sockets.reserve(a.port)
+		release, ok := w.sockets.reserve(&w.ids, a.port)
 		if !ok {
 			return notify.Errno(unix.ECONNREFUSED)
 		}
@@ -239,7 +239,7 @@ func (w *Warden) bindOwn(e *endpoint, port int) (int, error) {
 	}
 	err := try(port)
 	if err == unix.EADDRINUSE {
-		w.sockets.sweep() // the step may have closed what we still hold
+		w.sockets.sweep(&w.ids) // the step may have closed what we still hold
 		err = try(port)
 	}
 	if err == unix.EADDRINUSE && shared != 0 && !listening(port) {

@@ -38,6 +38,7 @@ type endpoint struct {
 	family, kind int
 	state        socketState
 	tgid, number int       // who asked, and the descriptor it got
+	serial       int       // the later made, the higher
 	port         int       // of one that is bound
 	seen         time.Time // when the step still had it
 	using        int       // calls on fd that go on
@@ -48,6 +49,7 @@ type sockets struct {
 	mu      sync.Mutex
 	m       map[uint64]*endpoint
 	sweepAt int
+	made    int
 }
 
 func (s *sockets) init() { s.m, s.sweepAt = map[uint64]*endpoint{}, maxHeld }
@@ -86,7 +88,7 @@ func (w *Warden) socket(r *notify.Request) notify.Response {
 		unix.Close(fd) // we never do anything on it
 		e.fd = -1
 	}
-	w.sockets.add(st.Ino, e)
+	w.sockets.add(&w.ids, st.Ino, e)
 	return notify.Return(int64(n))
 }
 
@@ -98,6 +100,8 @@ func servedKind(family, kind, proto int) unix.Errno {
 		}
 	case kind == unix.SOCK_STREAM && (proto == 0 || proto == unix.IPPROTO_TCP):
 	case kind == unix.SOCK_DGRAM && (proto == 0 || proto == unix.IPPROTO_UDP):
+	case kind == unix.SOCK_STREAM:
+		return unix.EPROTONOSUPPORT // multipath TCP is tried first, and done without
 	default:
 		return unix.EPERM
 	}
@@ -152,16 +156,18 @@ func tgidOf(tid int) int {
 	return who.tgid
 }
 
-func (s *sockets) add(inode uint64, e *endpoint) {
+func (s *sockets) add(ids *idThreads, inode uint64, e *endpoint) {
 	s.mu.Lock()
 	if old := s.m[inode]; old != nil { // an old one was closed: the number is free again
 		old.letGo()
 	}
+	s.made++
+	e.serial = s.made
 	s.m[inode] = e
 	full := len(s.m) > s.sweepAt
 	s.mu.Unlock()
 	if full {
-		s.sweep()
+		s.sweep(ids)
 	}
 }
 
@@ -173,9 +179,9 @@ func (e *endpoint) letGo() {
 }
 
 // sweep forgets sockets that no process of the step has open.
-func (s *sockets) sweep() {
+func (s *sockets) sweep(ids *idThreads) {
 	now := time.Now()
-	open, hidden := openSockets(family())
+	open, hidden := ids.openSockets(family())
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for inode, e := range s.m {
@@ -196,13 +202,13 @@ const seenFor = 20 * time.Millisecond
 // address and keeps it open until release is called: as long as it is bound
 // nobody else in this network has that port, so that a connection gets there
 // or nowhere.
-func (s *sockets) reserve(port int) (release func(), ok bool) {
+func (s *sockets) reserve(ids *idThreads, port int) (release func(), ok bool) {
 	s.mu.Lock()
 	e := s.at(port)
 	old := e != nil && time.Since(e.seen) > seenFor
 	s.mu.Unlock()
 	if old {
-		s.sweep()
+		s.sweep(ids)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -228,27 +234,39 @@ func (s *sockets) at(port int) *endpoint {
 
 // openSockets lists the sockets processes have open, and the processes that
 // do not let us look.
-func openSockets(list []process) (open map[uint64]bool, hidden map[int]bool) {
+func (t *idThreads) openSockets(list []process) (open map[uint64]bool, hidden map[int]bool) {
 	open, hidden = map[uint64]bool{}, map[int]bool{}
 	for _, p := range list {
-		dir := "/proc/" + strconv.Itoa(p.pid) + "/fd"
-		entries, err := os.ReadDir(dir)
-		if err != nil {
-			hidden[p.pid] = true
-			continue
+		seen := addSockets(p.pid, open)
+		if !seen {
+			if who, ok := idsOf(p.pid); ok && (who.uid != 0 || who.gid != 0) {
+				t.run(who.uid, who.gid, func() { seen = addSockets(p.pid, open) })
+			}
 		}
-		for _, entry := range entries {
-			link, err := os.Readlink(dir + "/" + entry.Name())
-			if err != nil {
-				hidden[p.pid] = true
-				break
-			}
-			if inode, ok := socketInode(link); ok {
-				open[inode] = true
-			}
+		if !seen {
+			hidden[p.pid] = true
 		}
 	}
 	return open, hidden
+}
+
+// addSockets adds the sockets of one process; false when we may not look.
+func addSockets(pid int, open map[uint64]bool) bool {
+	dir := "/proc/" + strconv.Itoa(pid) + "/fd"
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return !os.IsPermission(err)
+	}
+	for _, entry := range entries {
+		link, err := os.Readlink(dir + "/" + entry.Name())
+		if os.IsPermission(err) {
+			return false
+		}
+		if inode, ok := socketInode(link); ok && err == nil {
+			open[inode] = true
+		}
+	}
+	return true
 }
 
 func socketInode(link string) (uint64, bool) {
@@ -273,7 +291,7 @@ func (w *Warden) find(r *notify.Request) (e *endpoint, done func(), known bool) 
 		// by what it got from us; a copy of a descriptor is not found
 		tgid := tgidOf(r.PID)
 		for _, c := range s.m {
-			if c.tgid == tgid && c.number == number && (e == nil || c.fd >= 0) {
+			if c.tgid == tgid && c.number == number && (e == nil || c.serial > e.serial) {
 				e = c
 			}
 		}

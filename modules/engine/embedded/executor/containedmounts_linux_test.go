@@ -1,0 +1,349 @@
+package executor
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	bkexec "github.com/moby/buildkit/executor"
+	"github.com/moby/sys/user"
+	"golang.org/x/sys/unix"
+)
+
+// script is what the probe does, one word or more to a line.
+func script(lines ...string) []string { return []string{"script", strings.Join(lines, "\n")} }
+
+func writeTree(t *testing.T, dir string, files map[string]string) {
+	t.Helper()
+	for name, content := range files {
+		name = filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, []byte(content), 0o640); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func contentOf(t *testing.T, name string) string {
+	t.Helper()
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return err.Error()
+	}
+	return string(b)
+}
+
+type tmpfsMount struct{}
+
+func (tmpfsMount) Mount(context.Context, bool) (bkexec.MountableRef, error) { return tmpfsRef{}, nil }
+
+type tmpfsRef struct{}
+
+func (tmpfsRef) Mount() ([]mount.Mount, func() error, error) {
+	return []mount.Mount{{Type: "tmpfs", Source: "tmpfs"}}, func() error { return nil }, nil
+}
+func (tmpfsRef) IdentityMapping() *user.IdentityMapping { return nil }
+
+// layered is a mount that only mounting gives.
+type layered struct{}
+
+func (layered) Mount(context.Context, bool) (bkexec.MountableRef, error) { return layeredRef{}, nil }
+
+type layeredRef struct{}
+
+func (layeredRef) Mount() ([]mount.Mount, func() error, error) {
+	return []mount.Mount{{Type: "overlay", Source: "overlay"}}, nil, nil
+}
+func (layeredRef) IdentityMapping() *user.IdentityMapping { return nil }
+
+func TestContainedMounts(t *testing.T) {
+	b := newBench(t, Options{})
+	cache, other := filepath.Join(b.dir, "cache"), filepath.Join(b.dir, "other")
+	writeTree(t, cache, map[string]string{"kept": "old", "sub/deep": "x"})
+	writeTree(t, other, map[string]string{"file": "content", "dir/file": "more"})
+	writeTree(t, b.root, map[string]string{"var/cache/image": "of the image", "etc/hosts": "the image's hosts\n"})
+	if err := os.Symlink("../run/resolv.conf", filepath.Join(b.root, "etc/resolv.conf")); err != nil {
+		t.Fatal(err)
+	}
+	before := snapshotTree(t, b.root)
+	mounts := []bkexec.Mount{
+		{Src: plainMount{cache}, Dest: "/var/cache"},
+		{Src: plainMount{other}, Dest: "/in/other", Readonly: true},
+		{Src: plainMount{other}, Selector: "file", Dest: "/in/file", Readonly: true},
+		{Src: tmpfsMount{}, Dest: "/scratch"},
+	}
+	b.must(stepOpt{mounts: mounts}, script(
+		"expect /var/cache/kept old", "absent /var/cache/image", "write /var/cache/new fresh", "remove /var/cache/sub",
+		"expect /in/other/dir/file more", "write /in/other/file changed", "expect /in/file content",
+		"write /scratch/x y", "mode /scratch 1777", "write /dev/shm/x y", "write /dev/null y",
+		"contains /etc/hosts localhost", "contains /etc/resolv.conf network", "contains /etc/hostname drydock",
+		"write /etc/hosts mine", "contains /proc/cpuinfo processor", "contains /proc/self/status probe", "contains /proc/meminfo MemTotal",
+		"absent /proc/1/environ", "absent /proc/self/net",
+	)...)
+	if got := contentOf(t, filepath.Join(cache, "new")); got != "fresh" {
+		t.Errorf("the cache has %q", got)
+	}
+	if _, err := os.Stat(filepath.Join(cache, "sub")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what was removed in the cache is there: %v", err)
+	}
+	if got := contentOf(t, filepath.Join(other, "file")); got != "content" {
+		t.Errorf("a read-only source was changed: %q", got)
+	}
+	if after := snapshotTree(t, b.root); after != before {
+		t.Errorf("the root changed:\n%s\nwas\n%s", after, before)
+	}
+	_, err := b.run(t.Context(), stepOpt{mounts: []bkexec.Mount{{Src: layered{}, Dest: "/x"}}}, "exit", "0")
+	if err == nil || !strings.Contains(err.Error(), "without mounting") {
+		t.Errorf("got %v", err)
+	}
+	_, err = b.run(t.Context(), stepOpt{mounts: []bkexec.Mount{
+		{Src: plainMount{cache}, Dest: "/x"}, {Src: plainMount{cache}, Dest: "/y"},
+	}}, "exit", "0")
+	if err == nil || !strings.Contains(err.Error(), "mounted twice") {
+		t.Errorf("got %v", err)
+	}
+	if after := snapshotTree(t, b.root); after != before {
+		t.Errorf("the root changed after failed steps:\n%s\nwas\n%s", after, before)
+	}
+}
+
+// TestContainedMountsMoved: a step may move and link what was placed; nothing
+// of it gets into the layer, and the cache is kept.
+func TestContainedMountsMoved(t *testing.T) {
+	b := newBench(t, Options{})
+	cache := filepath.Join(b.dir, "cache")
+	writeTree(t, cache, map[string]string{"kept": "old"})
+	writeTree(t, b.root, map[string]string{"etc/hosts": "the image's hosts\n"})
+	b.must(stepOpt{mounts: []bkexec.Mount{{Src: plainMount{cache}, Dest: "/cache"}}}, script(
+		"move /etc/hosts /tmp/hosts", "link /etc/hostname /tmp/hostname", "link /dev/null /tmp/null", "move /dev/zero /tmp/zero",
+		"move /cache /tmp/stolen", "write /tmp/stolen/more x", "move /proc /tmp/proc", "write /tmp/real file",
+	)...)
+	if got := contentOf(t, filepath.Join(b.root, "etc/hosts")); got != "the image's hosts\n" {
+		t.Errorf("hosts: %q", got)
+	}
+	entries, err := os.ReadDir(filepath.Join(b.root, "tmp"))
+	if err != nil || len(entries) != 1 || entries[0].Name() != "real" {
+		t.Errorf("left in the root: %v, %v", entries, err)
+	}
+	if got := contentOf(t, filepath.Join(cache, "more")) + contentOf(t, filepath.Join(cache, "kept")); got != "xold" {
+		t.Errorf("the cache has %q", got)
+	}
+	for _, name := range []string{"dev", "proc"} {
+		if entries, err := os.ReadDir(filepath.Join(b.root, name)); err != nil || len(entries) > 0 {
+			t.Errorf("/%s: %v, %v", name, entries, err)
+		}
+	}
+	// removed altogether
+	b.must(stepOpt{mounts: []bkexec.Mount{{Src: plainMount{cache}, Dest: "/cache"}}}, script("remove /etc", "remove /cache", "remove /dev")...)
+	if _, err := os.Stat(filepath.Join(b.root, "etc/hosts")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("/etc was removed and has hosts: %v", err)
+	}
+	if entries, err := os.ReadDir(cache); err != nil || len(entries) != 0 {
+		t.Errorf("the cache was emptied and has %v, %v", entries, err)
+	}
+}
+
+func TestContainedReadOnlyRoot(t *testing.T) {
+	b := newBench(t, Options{})
+	cache := filepath.Join(b.dir, "cache")
+	writeTree(t, cache, nil)
+	if err := os.MkdirAll(cache, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	b.must(stepOpt{ro: true, mounts: []bkexec.Mount{{Src: plainMount{cache}, Dest: "/cache"}, {Src: tmpfsMount{}, Dest: "/scratch"}}}, script(
+		"write /cache/x y", "write /scratch/x y", "write /dev/null y", "refused /tmp/x", "refused /etc/x", "refused /bin/x",
+	)...)
+	if got := contentOf(t, filepath.Join(cache, "x")); got != "y" {
+		t.Errorf("got %q", got)
+	}
+}
+
+// TestContainedSharedCache: one cache is in one step at a time.
+func TestContainedSharedCache(t *testing.T) {
+	b := newBench(t, Options{})
+	cache := filepath.Join(b.dir, "cache")
+	writeTree(t, cache, map[string]string{"n": ""})
+	var wg sync.WaitGroup
+	for i := range 4 {
+		root := filepath.Join(b.dir, "root"+string(rune('0'+i)))
+		if err := os.CopyFS(root, os.DirFS(b.root)); err != nil {
+			t.Fatal(err)
+		}
+		other := *b
+		other.root = root
+		wg.Go(func() {
+			out, err := other.run(t.Context(), stepOpt{mounts: []bkexec.Mount{{Src: plainMount{cache}, Dest: "/cache"}}}, script("append /cache/n x", "sleep 20", "append /cache/n y")...)
+			if err != nil {
+				t.Errorf("%v\n%s", err, out)
+			}
+		})
+	}
+	wg.Wait()
+	if got := contentOf(t, filepath.Join(cache, "n")); got != "xyxyxyxy" {
+		t.Errorf("got %q", got)
+	}
+	// one that waits stops waiting when it is cancelled
+	if err := b.e.container.take(t.Context(), cache); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := b.run(ctx, stepOpt{mounts: []bkexec.Mount{{Src: plainMount{cache}, Dest: "/cache"}}}, "exit", "0"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestContainedKilled: a step that is stopped leaves its root as it was.
+func TestContainedKilled(t *testing.T) {
+	b := newBench(t, Options{})
+	cache := filepath.Join(b.dir, "cache")
+	writeTree(t, cache, map[string]string{"kept": "old"})
+	writeTree(t, b.root, map[string]string{"etc/hosts": "the image's hosts\n"})
+	before := snapshotTree(t, b.root)
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	start := time.Now()
+	_, err := b.run(ctx, stepOpt{mounts: []bkexec.Mount{{Src: plainMount{cache}, Dest: "/cache"}}}, script("ignore", "sleep 60000")...)
+	if !errors.Is(err, context.DeadlineExceeded) || time.Since(start) > 10*time.Second {
+		t.Errorf("after %v: %v", time.Since(start), err)
+	}
+	if after := snapshotTree(t, b.root); after != before {
+		t.Errorf("the root changed:\n%s\nwas\n%s", after, before)
+	}
+	if got := contentOf(t, filepath.Join(cache, "kept")); got != "old" {
+		t.Errorf("the cache has %q", got)
+	}
+	if left := running("probe"); len(left) > 0 {
+		t.Errorf("still running: %v", left)
+	}
+}
+
+// TestContainedEngineGone: after an engine was killed the next one finds
+// everything where it was.
+func TestContainedEngineGone(t *testing.T) {
+	b := newBench(t, Options{})
+	cache := filepath.Join(b.dir, "cache")
+	writeTree(t, cache, map[string]string{"kept": "old"})
+	writeTree(t, b.root, map[string]string{"etc/hosts": "the image's hosts\n"})
+	names := func() string {
+		lines := strings.Split(snapshotTree(t, b.root), "\n")
+		for i, l := range lines {
+			lines[i], _, _ = strings.Cut(l, "mtime")
+		}
+		return strings.Join(lines, "\n")
+	}
+	before := names()
+	// place as a step does, and forget about it
+	dir := filepath.Join(b.e.opt.Root, "lost")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	tree, err := openTree(b.root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := newPlacer(tree, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeTree(t, dir, map[string]string{"hosts": "ours"})
+	for away, dest := range map[string]string{cache: "/cache", filepath.Join(dir, "hosts"): "/etc/hosts"} {
+		if err := p.place(away, dest, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := contentOf(t, filepath.Join(b.root, "etc/hosts")); got != "ours" {
+		t.Fatalf("got %q", got)
+	}
+	if _, err := New(b.e.opt); err != nil {
+		t.Fatal(err)
+	}
+	if after := names(); after != before {
+		t.Errorf("the root changed:\n%s\nwas\n%s", after, before)
+	}
+	if got := contentOf(t, filepath.Join(cache, "kept")); got != "old" {
+		t.Errorf("the cache has %q", got)
+	}
+}
+
+// secretMountInstance has the name and the fields of BuildKit's; that those are
+// still so is seen in package core, where a Dockerfile's secret is mounted.
+type secretMountInstance struct{ sm *secretMountFields }
+
+type secretMountFields struct {
+	mount *secretMountOp
+	data  []byte
+}
+type secretMountOp struct{ SecretOpt *secretMountOpt }
+type secretMountOpt struct{ Uid, Gid, Mode uint32 }
+
+func (*secretMountInstance) Mount() ([]mount.Mount, func() error, error) {
+	return nil, nil, errors.New("a secret was to be mounted")
+}
+func (*secretMountInstance) IdentityMapping() *user.IdentityMapping { return nil }
+
+type secretMount struct{ ref *secretMountInstance }
+
+func (s secretMount) Mount(context.Context, bool) (bkexec.MountableRef, error) { return s.ref, nil }
+
+func TestContainedSecret(t *testing.T) {
+	b := newBench(t, Options{})
+	before := snapshotTree(t, b.root)
+	m := bkexec.Mount{Dest: "/run/secrets/key", Readonly: true, Src: secretMount{&secretMountInstance{&secretMountFields{
+		mount: &secretMountOp{&secretMountOpt{Uid: 1000, Gid: 1001, Mode: 0o400}}, data: []byte("secret"),
+	}}}}
+	b.must(stepOpt{user: "1000:1001", mounts: []bkexec.Mount{m}}, script("expect /run/secrets/key secret", "mode /run/secrets/key 400")...)
+	if after := snapshotTree(t, b.root); after != before {
+		t.Errorf("the root changed:\n%s\nwas\n%s", after, before)
+	}
+	// a further name of it is empty at best
+	b.must(stepOpt{mounts: []bkexec.Mount{m}}, script("link /run/secrets/key /tmp/key")...)
+	if got := contentOf(t, filepath.Join(b.root, "tmp/key")); got == "secret" {
+		t.Error("the secret is in the layer")
+	}
+	if b, err := filepath.Glob(filepath.Join(b.e.opt.Root, "*")); err != nil || len(b) > 0 {
+		t.Errorf("left of steps: %v, %v", b, err)
+	}
+}
+
+// TestContainedAgent reaches a socket outside that was mounted.
+func TestContainedAgent(t *testing.T) {
+	b := newBench(t, Options{})
+	sock := filepath.Join(b.dir, "agent")
+	l, err := net.Listen("unix", sock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := errors.Join(os.Chmod(sock, 0o600), os.Chown(sock, 1000, 1000)); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = c.Write([]byte("hello"))
+			c.Close()
+		}
+	}()
+	mounts := []bkexec.Mount{{Src: plainMount{sock}, Dest: "/run/agent"}}
+	b.must(stepOpt{user: "1000:1000", mounts: mounts}, script("mode /run/agent 600", "talk unix /run/agent hello")...)
+	if _, err := b.run(t.Context(), stepOpt{user: "1001:1001", mounts: mounts}, script("talk unix /run/agent hello")...); err == nil {
+		t.Error("another user reached the agent")
+	}
+	var st unix.Stat_t
+	if err := unix.Lstat(filepath.Join(b.root, "run"), &st); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("the root has /run: %v", err)
+	}
+}
