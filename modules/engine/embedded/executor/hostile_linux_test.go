@@ -54,9 +54,6 @@ func probeHostile(args []string) int {
 	bad := 0
 	for _, b := range breaches() {
 		err := b.try(h)
-		if len(args) > 4 {
-			fmt.Println(b.name, "-", err)
-		}
 		if err == nil {
 			fmt.Println("BREACH", b.name)
 			bad++
@@ -170,7 +167,8 @@ func processBreaches() []breach {
 		}},
 		{"capabilities", func(hostile) error {
 			b, err := os.ReadFile("/proc/self/status")
-			if err == nil && !bytes.Contains(b, []byte("CapEff:\t00000000a00005fb")) {
+			if err == nil && !bytes.Contains(b, []byte("CapBnd:\t00000000a00005fb")) ||
+				os.Getuid() != 0 && !bytes.Contains(b, []byte("CapEff:\t0000000000000000")) {
 				return nil
 			}
 			return errors.New("only eleven")
@@ -442,8 +440,7 @@ func TestContainedHostile(t *testing.T) {
 	h, hits := outside(t, b.dir)
 	caught := countSignals(t)
 	for _, user := range []string{"", "1000:1000"} {
-		out, err := b.run(t.Context(), stepOpt{user: user}, append(append([]string{"hostile"}, h.args()...), "verbose")...)
-		t.Log(out)
+		out, err := b.run(t.Context(), stepOpt{user: user}, append([]string{"hostile"}, h.args()...)...)
 		if err != nil {
 			t.Errorf("as %q: %v\n%s", user, err, out)
 		}
