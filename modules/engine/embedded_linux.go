@@ -59,7 +59,7 @@ func connectEmbedded(ctx context.Context, cfg Config) (*Engine, error) {
 		return nil, errors.Join(fmt.Errorf("connecting to the embedded engine: %w", err), c.close())
 	}
 	e := &Engine{
-		Client: client, Kind: KindEmbedded, Tier: child.Tier, Hermetic: true, images: cfg.Images,
+		Client: client, Kind: KindEmbedded, Tier: child.Tier, Mode: child.Mode, Hermetic: true, images: cfg.Images,
 		close: func() error { return errors.Join(client.Close(), child.Err()) },
 	}
 	if e.Version, err = client.Version(ctx); err != nil {

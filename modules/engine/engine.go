@@ -89,6 +89,7 @@ type Engine struct {
 	Client   *dagger.Client
 	Kind     string // KindEmbedded or KindDagger
 	Tier     string // how the embedded engine isolates steps: "T1", "T2"; "" for a Dagger Engine
+	Mode     string // how the tier was had, as Report.Mode; "" for a Dagger Engine
 	Version  string
 	Hermetic bool // steps reach nothing but the gateway; true for the embedded engine only
 

@@ -68,6 +68,7 @@ type Source struct {
 type Engine struct {
 	Kind    string `json:"kind"` // embedded, dagger
 	Tier    string `json:"tier,omitempty"`
+	Mode    string `json:"mode,omitempty"` // how the tier was had: root, rootless, single-id, container
 	Version string `json:"version"`
 }
 

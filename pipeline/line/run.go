@@ -144,7 +144,7 @@ func (l *Line) conclude(ctx context.Context, p *plan.Plan, parts map[string]*par
 	whole := len(opts.Kinds) == 0
 	s := report.Summary{Trigger: string(p.Trigger), Engine: report.Engine{Kind: l.cfg.Engine}}
 	if e, ok := l.engine.peek(); ok {
-		s.Engine = report.Engine{Kind: e.Kind, Tier: e.Tier}
+		s.Engine = report.Engine{Kind: e.Kind, Tier: e.Tier, Mode: e.Mode}
 		l.rememberEngine(s.Engine)
 	} else {
 		s.Engine = l.recalledEngine()

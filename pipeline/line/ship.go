@@ -268,7 +268,7 @@ func (l *Line) provenance(n plan.Node, in run.Inputs) ([]byte, error) {
 		Image: n.Image, Variant: n.Variant, Dockerfile: file, Context: contextSum, Target: img.Target, Args: variant.Args,
 		Trigger: l.cfg.Trigger, Hermetic: e.Hermetic, Version: l.cfg.Version,
 		Source: provenance.Source{URI: st.Remote, Revision: st.Revision, Ref: st.Ref, Dirty: st.Dirty[n.Image] != ""},
-		Engine: provenance.Engine{Kind: e.Kind, Tier: e.Tier, Version: e.Version},
+		Engine: provenance.Engine{Kind: e.Kind, Tier: e.Tier, Mode: e.Mode, Version: e.Version},
 	}
 	if l.cfg.CI.JobURL != "" {
 		p.Run = &provenance.Run{InvocationID: l.cfg.CI.JobURL}

@@ -33,8 +33,9 @@ type Summary struct {
 
 // Engine is what executed the run.
 type Engine struct {
-	Kind string `json:"kind"` // embedded or dagger
-	Tier string `json:"tier"` // T1, T2 or ""
+	Kind string `json:"kind"`           // embedded or dagger
+	Tier string `json:"tier"`           // T1, T2 or ""
+	Mode string `json:"mode,omitempty"` // root, rootless, single-id or container
 }
 
 // Image is one variant of one image; its counts sum its platforms.

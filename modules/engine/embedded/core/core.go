@@ -119,7 +119,7 @@ type ChildConfig struct {
 type Child struct {
 	Socket string          // unix socket on which the child serves
 	Tier   string          // the tier it runs steps in
-	Mode   string          // "root" (identity map), "rootless" (user namespace) or "container" (no namespaces)
+	Mode   string          // "root" (identity map), "rootless" (user namespace), "single-id" (of one id) or "container" (no namespaces)
 	Member string          // what the engine knows this process by
 	Joined bool            // it ran already
 	Done   <-chan struct{} // closed when the child has ended, or after Close
