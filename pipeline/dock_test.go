@@ -23,6 +23,7 @@ type dock struct {
 	root    string // removed when all tests have run
 	cache   string
 	program string // drydock
+	leave   []func() error
 }
 
 // theDock is made by the first test that wants it; one engine at a time holds
@@ -79,6 +80,11 @@ func leaveDock() {
 	d := theDock.dock
 	if d == nil {
 		return
+	}
+	for _, f := range d.leave {
+		if err := f(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
 	}
 	if os.Getenv(keepCache) == "" {
 		cmd := exec.Command(d.program, "engine", "prune", "--state", d.root, "--catalog", filepath.Join("..", "catalog"))

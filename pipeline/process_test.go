@@ -32,6 +32,12 @@ type job struct {
 // reports of its own below dir.
 func (d *dock) start(t *testing.T, dir string, args ...string) *job {
 	t.Helper()
+	return d.startWith(t, dir, nil, args...)
+}
+
+// startWith is start with more in the environment.
+func (d *dock) startWith(t *testing.T, dir string, environ []string, args ...string) *job {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience)
 	t.Cleanup(cancel)
 	j := &job{cmd: exec.CommandContext(ctx, d.program, args...), stderr: &bytes.Buffer{}, stdout: &bytes.Buffer{}, ended: make(chan error, 1)}
@@ -40,6 +46,7 @@ func (d *dock) start(t *testing.T, dir string, args ...string) *job {
 	j.cmd.Env = append(clientEnviron(t), gitEnviron...)
 	j.cmd.Env = append(j.cmd.Env, "PATH="+os.Getenv("PATH"), "HOME="+dir, "DRYDOCK_CACHE="+d.cache,
 		"DRYDOCK_DATA="+filepath.Join(dir, "data"), "DRYDOCK_KEYS="+filepath.Join(dir, "keys"), "DRYDOCK_PROGRESS=plain")
+	j.cmd.Env = append(j.cmd.Env, environ...)
 	if err := j.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

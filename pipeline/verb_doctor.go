@@ -51,13 +51,16 @@ func (p *program) doctor(c *cli.Context, s settings) error {
 		return err
 	}
 	out.OK = out.Engine.Tier != ""
-	if out.Mirrors, err = p.checkMirrors(c, s); err != nil {
-		return err
-	}
+	// what the engine can do is told also where the catalog cannot be read
+	mirrors, unread := p.checkMirrors(c, s)
+	out.Mirrors = append([]checkMirror{}, mirrors...)
 	if s.JSON {
 		err = printJSON(p.out, out)
 	} else {
 		err = p.printCheckup(out)
+	}
+	if err == nil {
+		err = unread
 	}
 	if err == nil && !out.OK {
 		err = exitWith(artifact.ExitFault)

@@ -233,7 +233,7 @@ func prepareProcess(tier string) error {
 	if tier == TierContainer {
 		return containerProcess()
 	}
-	return ownMounts()
+	return errors.Join(ownMounts(), ableToRunSteps())
 }
 
 // ownMounts makes the mount namespace ours: nothing mounted in it is seen

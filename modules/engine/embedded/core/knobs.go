@@ -16,6 +16,7 @@ const (
 	knobNoNewPrivs     = "no_new_privs"
 	knobUidmap         = "newuidmap"
 	knobUidmapSetuid   = "setuid bit of newuidmap"
+	knobUidmapCaps     = "file capabilities of newuidmap"
 	knobSubIDs         = "subordinate ids"
 	knobNotify         = "seccomp notification"
 	knobMknod          = "device nodes"
@@ -103,6 +104,10 @@ func namespaceKnobs() map[string]knob {
 		knobUidmap: {remedy: "install package uidmap (shadow-utils on other systems) in the job's image"},
 		knobUidmapSetuid: {
 			remedy: "have root run: chmod u+s $(command -v newuidmap newgidmap), on a file system that is not mounted nosuid (copied images lose the bit)",
+		},
+		knobUidmapCaps: {
+			remedy: "in the job's image (package libcap2-bin): cd /usr/bin && chmod u-s newuidmap newgidmap && " +
+				"setcap cap_setuid=ep newuidmap && setcap cap_setgid=ep newgidmap",
 		},
 		knobSubIDs: {
 			remedy: "have root run: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER (a range nobody else has)",

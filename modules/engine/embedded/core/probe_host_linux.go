@@ -88,6 +88,10 @@ func withheldIDs(st jail.State, environ []string) []Missing {
 			out = merge(out, missing(knobUidmap, helper+" is not installed"))
 		case os.Geteuid() != 0 && !gainsPrivileges(path):
 			out = merge(out, missing(knobUidmapSetuid, path+" is neither setuid nor has it file capabilities that count"))
+		case os.Geteuid() != 0 && st.Bounding&(1<<unix.CAP_SYS_ADMIN) == 0 && !hasFileCapabilities(path):
+			// as root it is not the owner of the namespace, which then takes
+			// CAP_SYS_ADMIN to map; with file capabilities it stays who it is
+			out = merge(out, missing(knobUidmapCaps, path+" is setuid root, and root of this container may not map others' namespaces"))
 		}
 	}
 	if _, err := mappings(environ); err != nil {
@@ -111,8 +115,12 @@ func gainsPrivileges(path string) bool {
 	if err != nil {
 		return false
 	}
+	return fi.Mode()&os.ModeSetuid != 0 || hasFileCapabilities(path)
+}
+
+func hasFileCapabilities(path string) bool {
 	n, err := unix.Getxattr(path, "security.capability", nil)
-	return fi.Mode()&os.ModeSetuid != 0 || err == nil && n > 0
+	return err == nil && n > 0
 }
 
 // filtered names the calls a seccomp filter refuses among those that make

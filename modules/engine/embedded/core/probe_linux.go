@@ -188,11 +188,9 @@ func (p *prober) namespaces() {
 	})
 	p.try("overlay", "", probeOverlay)
 	p.optional("use a Linux of 5.11 or newer and a file system overlay accepts; without it every step copies its root")
-	loopback := refuser()
-	if !userns.RunningInUserNS() {
-		loopback = knobSysAdmin // CAP_NET_ADMIN
-	}
-	p.try("loopback", loopback, func() (string, error) {
+	p.try("pivot_root", knobSeccomp, func() (string, error) { return "can be called", ableToPivot() })
+	p.try("network", knobSysAdmin, func() (string, error) { return "may be set up", ableToNetwork() })
+	p.try("loopback", refuser(), func() (string, error) {
 		lo, err := netlink.LinkByName("lo")
 		if err != nil {
 			return "", err

@@ -173,7 +173,7 @@ func TestMaskedProc(t *testing.T) {
 func TestKnobs(t *testing.T) {
 	for _, name := range []string{
 		knobSysAdmin, knobRoot, knobCapabilities, knobSeccomp, knobMaskedProc, knobAppArmor, knobAppArmorUserns,
-		knobMaxUserns, knobUsernsClone, knobUserns, knobChrooted, knobNoNewPrivs, knobUidmap, knobUidmapSetuid,
+		knobMaxUserns, knobUsernsClone, knobUserns, knobChrooted, knobNoNewPrivs, knobUidmap, knobUidmapSetuid, knobUidmapCaps,
 		knobSubIDs, knobNotify, knobMknod, knobLandlock, knobFilter, knobOpenat2, knobVersion,
 	} {
 		k := knobs(name)

@@ -1,0 +1,256 @@
+package containertest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// Runtime starts containers over one root file system. Nothing one writes to
+// its root is seen by another.
+type Runtime interface {
+	Name() string
+	// Run starts a container, waits for its end and removes it. The error is
+	// that of starting it; how its process ended is in the result.
+	Run(ctx context.Context, c Container) (Result, error)
+	// Close ends what the runtime needs.
+	Close() error
+}
+
+// Inside private namespaces whatever a runtime mounts and starts ends with the
+// first process, however it ends.
+func private(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "unshare", append([]string{
+		"--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc",
+	}, args...)...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return cmd
+}
+
+// result runs cmd to its end.
+func result(cmd *exec.Cmd) (Result, error) {
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	r := Result{Stdout: stdout.String(), Stderr: stderr.String()}
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		return r, err
+	}
+	r.Code = cmd.ProcessState.ExitCode()
+	return r, nil
+}
+
+var _, _ Runtime = (*runc)(nil), (*docker)(nil)
+
+// runc is the Runtime without a daemon.
+type runc struct {
+	root, dir string
+	count     atomic.Int64
+}
+
+// Runc uses runc over root, keeping its state in dir. It needs to be root.
+func Runc(root, dir string) (Runtime, error) {
+	for _, program := range []string{"runc", "unshare"} {
+		if _, err := exec.LookPath(program); err != nil {
+			return nil, err
+		}
+	}
+	return &runc{root: root, dir: dir}, os.MkdirAll(dir, 0o711)
+}
+
+func (r *runc) Name() string { return "runc" }
+func (r *runc) Close() error { return nil }
+
+// start is run in private namespaces: bundle, id and lower directory follow.
+const start = `set -e
+cd "$1"
+mkdir upper work merged
+mount -t overlay overlay -o "lowerdir=$3,upperdir=upper,workdir=work" merged
+exec runc --root "$1/state" run "$2"`
+
+func (r *runc) Run(ctx context.Context, c Container) (Result, error) {
+	id := fmt.Sprintf("drydock-test-%d-%d", os.Getpid(), r.count.Add(1))
+	s, err := spec(c, id)
+	if err != nil {
+		return Result{}, err
+	}
+	bundle := filepath.Join(r.dir, id)
+	if err := os.Mkdir(bundle, 0o711); err != nil {
+		return Result{}, err
+	}
+	defer os.RemoveAll(bundle)
+	defer removeCgroups(id)
+	b, err := json.Marshal(s)
+	if err != nil {
+		return Result{}, err
+	}
+	if err := os.WriteFile(filepath.Join(bundle, "config.json"), b, 0o600); err != nil {
+		return Result{}, err
+	}
+	return result(private(ctx, "sh", "-c", start, "sh", bundle, id, r.root))
+}
+
+// removeCgroups removes what a killed runc left.
+func removeCgroups(id string) {
+	left, _ := filepath.Glob("/sys/fs/cgroup/*/" + id)
+	for _, dir := range append(left, "/sys/fs/cgroup/"+id) {
+		_ = os.Remove(dir)
+	}
+}
+
+// docker is the Runtime of a daemon of our own.
+type docker struct {
+	daemon *exec.Cmd
+	ended  chan error
+	socket string
+	env    []string // of the client
+	count  atomic.Int64
+}
+
+const dockerImage = "drydock-test:latest"
+
+// Docker starts docker's daemon with its state in dir and root as its only
+// image; environ is where the client finds its PATH. It needs to be root.
+func Docker(ctx context.Context, root, dir string, environ []string) (Runtime, error) {
+	client, err := exec.LookPath("docker")
+	if err != nil {
+		return nil, err
+	}
+	daemon, err := exec.LookPath("dockerd")
+	if err != nil {
+		return nil, err
+	}
+	for _, sub := range []string{"data", "run"} {
+		if err := os.MkdirAll(filepath.Join(dir, sub), 0o711); err != nil {
+			return nil, err
+		}
+	}
+	log, err := os.Create(filepath.Join(dir, "log"))
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	d := &docker{socket: filepath.Join(dir, "run", "docker.sock"), ended: make(chan error, 1)}
+	// the version lets a newer client talk to Debian's daemon
+	d.env = append(slices.Clip(environ), "DOCKER_HOST=unix://"+d.socket, "DOCKER_API_VERSION=1.41", "DOCKER_CONFIG="+dir)
+	d.daemon = private(context.WithoutCancel(ctx), daemon, "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "run"),
+		"--pidfile", filepath.Join(dir, "pid"), "--host", "unix://"+d.socket, "--bridge=none", "--iptables=false", "--ip6tables=false",
+		"--ip-forward=false", "--ip-masq=false")
+	d.daemon.Stdout, d.daemon.Stderr = log, log
+	if err := d.daemon.Start(); err != nil {
+		return nil, err
+	}
+	go func() { d.ended <- d.daemon.Wait() }()
+	if err := d.ready(ctx, client); err != nil {
+		said, _ := os.ReadFile(log.Name())
+		return nil, errors.Join(fmt.Errorf("docker's daemon does not start: %w: %s", err, tail(string(said))), d.Close())
+	}
+	load := exec.CommandContext(ctx, "sh", "-c", `tar -C "$1" --xattrs --xattrs-include="*" -c . | docker import - "$2"`, "sh", root, dockerImage)
+	load.Env = d.env
+	if out, err := load.CombinedOutput(); err != nil {
+		return nil, errors.Join(fmt.Errorf("importing the root file system: %w: %s", err, out), d.Close())
+	}
+	return d, nil
+}
+
+func tail(s string) string { return s[max(0, len(s)-600):] }
+
+func (d *docker) ready(ctx context.Context, client string) error {
+	end := time.Now().Add(30 * time.Second)
+	for {
+		cmd := exec.CommandContext(ctx, client, "info", "--format", "{{.ServerVersion}}")
+		cmd.Env = d.env
+		out, err := cmd.CombinedOutput()
+		if err == nil {
+			return nil
+		}
+		select {
+		case err := <-d.ended:
+			d.ended <- err
+			return fmt.Errorf("it ended: %w", err)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(200 * time.Millisecond):
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("no answer: %w: %s", err, out)
+		}
+	}
+}
+
+func (d *docker) Name() string { return "docker" }
+
+func (d *docker) Run(ctx context.Context, c Container) (Result, error) {
+	name := fmt.Sprintf("drydock-test-%d", d.count.Add(1))
+	args := []string{"run", "--rm", "--name", name, "--network", "none"}
+	if c.HostNetwork {
+		args[len(args)-1] = "host"
+	}
+	for _, o := range []struct {
+		on   bool
+		flag string
+	}{{c.SeccompUnconfined, "seccomp=unconfined"}, {c.SystemPathsUnconfined, "systempaths=unconfined"}, {c.NoNewPrivileges, "no-new-privileges"}} {
+		if o.on {
+			args = append(args, "--security-opt", o.flag)
+		}
+	}
+	for _, name := range c.AddCapabilities {
+		args = append(args, "--cap-add", strings.TrimPrefix(name, "CAP_"))
+	}
+	for _, kv := range c.Env {
+		args = append(args, "--env", kv)
+	}
+	for _, b := range c.Binds {
+		bind := b.Source + ":" + b.Dest
+		if b.ReadOnly {
+			bind += ":ro"
+		}
+		args = append(args, "--volume", bind)
+	}
+	if c.Dir != "" {
+		args = append(args, "--workdir", c.Dir)
+	}
+	if c.User != "" {
+		args = append(args, "--user", c.User)
+	}
+	cmd := exec.CommandContext(ctx, "docker", append(append(args, dockerImage), c.Args...)...)
+	cmd.Env = d.env
+	r, err := result(cmd)
+	if ctx.Err() != nil {
+		remove := exec.Command("docker", "rm", "--force", name)
+		remove.Env = d.env
+		_ = remove.Run()
+	}
+	if err == nil && r.Code == 125 { // docker-run(1): the daemon's own error
+		err = fmt.Errorf("docker run: %s", r.Stderr)
+	}
+	return r, err
+}
+
+// Close asks the daemon to end, and kills it if it does not.
+func (d *docker) Close() error {
+	// unshare passes no signal on; its child is the daemon
+	kids, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", d.daemon.Process.Pid, d.daemon.Process.Pid))
+	var pid int
+	if n, _ := fmt.Sscan(string(kids), &pid); n == 1 {
+		_ = syscall.Kill(pid, syscall.SIGTERM)
+	}
+	select {
+	case <-d.ended: //nolint:errcheck // how it ended says nothing
+	case <-time.After(15 * time.Second):
+		_ = d.daemon.Process.Kill()
+		<-d.ended //nolint:errcheck // likewise
+	}
+	return nil
+}

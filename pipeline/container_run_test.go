@@ -1,0 +1,236 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"drydock/internal/containertest"
+	"drydock/pipeline/report"
+)
+
+// smallCatalog is an image of two stages: packages from the mirror, files of
+// several owners, what a step made in another, and a test that runs.
+func smallCatalog(dir string) error {
+	for name, body := range map[string]string{
+		"catalog/images/small.yaml": `version: 1
+name: small
+platforms: [linux/amd64]
+tests:
+  structure: [small/structure.yaml]
+`,
+		"catalog/images/small/structure.yaml": `schemaVersion: 2.0.0
+commandTests:
+  - name: what the stages made runs
+    command: /usr/local/bin/greet
+    expectedOutput: ["hello from the builder"]
+  - name: what apt installed runs
+    command: /usr/bin/less
+    args: [--version]
+    expectedOutput: ["less"]
+`,
+		"catalog/images/small/Dockerfile": `FROM full AS builder
+WORKDIR /work
+COPY greet.sh .
+RUN sed 's/@WHO@/the builder/' greet.sh > greet && chmod 755 greet && ln greet again && ln -s greet link
+RUN useradd --uid 4242 somebody && install -d -o somebody -g 4242 -m 2750 /work/shared && su somebody -c 'id > /work/shared/id'
+FROM full
+RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends less \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/lib/dpkg/*-old /var/log/apt /var/log/dpkg.log /var/log/alternatives.log /var/cache/ldconfig/aux-cache
+COPY --from=builder --chown=0:0 /work/greet /usr/local/bin/greet
+COPY --from=builder /work/shared /srv/shared
+RUN chmod 4755 /usr/bin/less && ls -ln /srv/shared /usr/bin/less > /srv/list && rm /srv/list
+USER 65532
+`,
+		"catalog/images/small/greet.sh": "#!/bin/sh\necho hello from @WHO@\n",
+		".gitignore":                    "home\nout*\nstate*\ncache\n",
+	} {
+		if err := writeIn(dir, name, body); err != nil {
+			return err
+		}
+	}
+	return errors.Join(copyCatalog(filepath.Join(dir, "catalog"), false), commitAll(dir))
+}
+
+// TestContainerRun runs the main job in every kind of container in which a tier
+// works, and gets the digests root gets outside, whatever the tier.
+func TestContainerRun(t *testing.T) {
+	d := openDock(t)
+	y := openYard(t, d)
+	r := y.runtimes[0]
+	own := t.TempDir()
+	if err := smallCatalog(own); err != nil {
+		t.Fatal(err)
+	}
+	j := d.start(t, own, "build", "--json", "--image", "small")
+	if code := j.exit(t); code != 0 {
+		t.Fatalf("building as root outside exited %d\n%s%s", code, j.stdout, j.stderr)
+	}
+	file := filepath.Join(own, "summary.json")
+	if err := os.WriteFile(file, j.stdout.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	want := digests(t, file)
+	for _, b := range berths() {
+		if b.tier == "" {
+			continue
+		}
+		t.Run(b.name, func(t *testing.T) {
+			job := newJob(t, d, y, b)
+			if err := smallCatalog(job.dir); err != nil {
+				t.Fatal(err)
+			}
+			res := job.run(t, r, "run", "--trigger", "branch", "--progress", "plain")
+			if res.Code != 0 {
+				t.Fatalf("exit code %d\n%s%s", res.Code, res.Stdout, res.Stderr)
+			}
+			job.check(t, want)
+		})
+	}
+}
+
+// containerJob is a checkout and a cache of its own, as a job in a container
+// has them.
+type containerJob struct {
+	berth berth
+	dir   string // /builds in the container
+	bind  []containertest.Bind
+	env   []string
+	owner [2]int
+}
+
+func newJob(t *testing.T, d *dock, y *yard, b berth) *containerJob {
+	t.Helper()
+	dir, err := os.MkdirTemp(y.dir, "job-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		// subordinate ids own some of it
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	j := &containerJob{berth: b, dir: dir}
+	if b.container.User != "" {
+		if _, err := fmt.Sscanf(b.container.User, "%d:%d", &j.owner[0], &j.owner[1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "home"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	// what was fetched from the mirrors and the bases that were made of it are
+	// not fetched again: the engine's state is this job's own
+	if err := os.Mkdir(filepath.Join(dir, "cache"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, warm := range []string{"mirror", "bases", "bases-registry", "vulndb", "facts.json", "materials"} {
+		from := filepath.Join(d.cache, warm)
+		if !exists(from) {
+			continue
+		}
+		if out, err := exec.Command("cp", "-a", from, filepath.Join(dir, "cache")).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	j.env = append([]string{
+		"PATH=" + containerPath, "HOME=/builds/home", "DRYDOCK_CACHE=/builds/cache", "DRYDOCK_DATA=/builds/state/data", "DRYDOCK_KEYS=/builds/state/keys",
+	}, gitEnviron...)
+	for _, kv := range clientEnviron(t) {
+		name, value, _ := strings.Cut(kv, "=")
+		switch name {
+		case "GOMODCACHE", "GOCACHE", "GOFLAGS":
+		case "NETRC":
+			if err := copyFile(value, filepath.Join(dir, "home", ".netrc"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		case "SSL_CERT_FILE", "SSL_CERT_DIR":
+			j.bind = append(j.bind, containertest.Bind{Source: value, Dest: value, ReadOnly: true})
+			j.env = append(j.env, kv)
+		default:
+			j.env = append(j.env, kv)
+		}
+	}
+	j.bind = append(j.bind, clientFiles()...)
+	j.bind = append(j.bind, programOf(d), containertest.Bind{Source: dir, Dest: "/builds"})
+	return j
+}
+
+// run runs the program in the job's container.
+func (j *containerJob) run(t *testing.T, r containertest.Runtime, args ...string) containertest.Result {
+	t.Helper()
+	if err := give(j.dir, j.owner[0], j.owner[1]); err != nil {
+		t.Fatal(err)
+	}
+	c := j.berth.container
+	c.Args = append([]string{"/opt/drydock/drydock"}, args...)
+	c.Dir, c.Env, c.Binds, c.HostNetwork = "/builds", j.env, j.bind, true
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	defer cancel()
+	res, err := r.Run(ctx, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res
+}
+
+// check compares what the job made.
+func (j *containerJob) check(t *testing.T, want map[string]string) {
+	t.Helper()
+	s, err := report.ReadFile(filepath.Join(j.dir, "out", "summary.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Engine.Tier != j.berth.tier {
+		t.Errorf("it ran in tier %s, want %s", s.Engine.Tier, j.berth.tier)
+	}
+	for _, i := range s.Images {
+		if i.Stage != "staging" {
+			t.Errorf("%s came to %q only", i.Name(), i.Stage)
+		}
+	}
+	got := digests(t, filepath.Join(j.dir, "out", "summary.json"))
+	if len(got) != len(want) {
+		t.Errorf("got %d images, want %d", len(got), len(want))
+	}
+	for name, digest := range want {
+		if got[name] != digest {
+			t.Errorf("%s: %s, root outside made %s", name, got[name], digest)
+		}
+	}
+}
+
+// clientFiles are the files that ordinary clients are configured by, as whoever
+// runs the tests has them.
+func clientFiles() []containertest.Bind {
+	var out []containertest.Bind
+	for _, path := range []string{
+		"/etc/apt", "/usr/share/keyrings", "/etc/ssl", "/usr/share/ca-certificates", "/usr/local/share/ca-certificates",
+		"/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf",
+	} {
+		if file, err := filepath.EvalSymlinks(path); err == nil {
+			out = append(out, containertest.Bind{Source: file, Dest: path, ReadOnly: true})
+		}
+	}
+	return out
+}
+
+// give makes everything below dir somebody's.
+func give(dir string, uid, gid int) error {
+	return filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return os.Lchown(path, uid, gid)
+	})
+}
