@@ -61,7 +61,7 @@ func startEngines() {
 	handler := olareg.New(config.Config{Storage: config.ConfigStorage{StoreType: config.StoreMem}})
 	engines.images = strings.TrimPrefix(httptest.NewServer(handler).URL, "http://") // ends with the process
 	embedded, err := engine.Connect(ctx, engine.Config{
-		Kind: engine.KindEmbedded, CacheDir: engines.dir, Images: engines.images, Environ: os.Environ(), Log: &engines.log,
+		Kind: engine.KindEmbedded, CacheDir: engines.dir, Tier: os.Getenv("DRYDOCK_TEST_TIER"), Images: engines.images, Environ: os.Environ(), Log: &engines.log,
 	})
 	if err != nil {
 		engines.err = err
