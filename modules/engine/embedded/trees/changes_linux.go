@@ -23,12 +23,7 @@ type comparer struct {
 // compare fills the changes.
 func (c *comparer) compare(was, now *file) error {
 	c.changed, c.names = map[string]bool{}, map[uint64][]string{}
-	_ = now.walk(func(path string, f *file) error {
-		if !f.dir() && f.Links > 1 {
-			c.names[f.Ino] = append(c.names[f.Ino], path)
-		}
-		return nil
-	})
+	now.named("", func(path string, f *file) { c.names[f.Ino] = append(c.names[f.Ino], path) })
 	if err := c.directory("", was, now); err != nil {
 		return err
 	}
@@ -44,14 +39,14 @@ func (c *comparer) say(kind byte, path string, f *file) {
 }
 
 func (c *comparer) directory(path string, was, now *file) error {
-	all := maps.Clone(was.kids())
-	if all == nil {
-		all = map[string]*file{}
-	}
-	maps.Copy(all, now.Kids)
-	for _, name := range slices.Sorted(maps.Keys(all)) {
-		if err := c.entry(path+"/"+name, was.kid(name), now.Kids[name]); err != nil {
+	for name, f := range now.Kids {
+		if err := c.entry(path+"/"+name, was.kid(name), f); err != nil {
 			return err
+		}
+	}
+	for name := range was.kids() {
+		if now.Kids[name] == nil {
+			c.say(kindDelete, path+"/"+name, nil)
 		}
 	}
 	shown := path
@@ -108,9 +103,6 @@ func (c *comparer) sameXattrs(path string, was *file) (bool, error) {
 
 func (c *comparer) entry(path string, was, now *file) error {
 	switch {
-	case now == nil:
-		c.say(kindDelete, path, nil)
-		return nil
 	case was == nil:
 		return c.added(path, now, kindAdd)
 	case was.dir() != now.dir() || was.Mode&unix.S_IFMT != now.Mode&unix.S_IFMT:

@@ -78,7 +78,7 @@ func (s *Snapshotter) delta(t *tree, snap storage.Snapshot) (after *idleTree, un
 	if err := os.Mkdir(s.deltaDir(snap.ID), 0o755); err != nil {
 		return nil, undo, err
 	}
-	if !exists(s.indexPath(snap.ID)) { // never mounted
+	if t.was == nil && !exists(s.indexPath(snap.ID)) { // never mounted
 		s.giveBack(t)
 		return nil, undo, errors.Join(s.like(snap), record{Parent: parent}.save(s.recordPath(snap.ID)))
 	}

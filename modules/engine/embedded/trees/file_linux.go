@@ -4,8 +4,10 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -68,11 +70,15 @@ func (f *file) sameMeta(other *file) bool {
 const statMask = unix.STATX_BASIC_STATS | unix.STATX_BTIME
 
 // look reads what the kernel knows of one file, and its own origin.
-func look(path string) (*file, origin, error) {
+func look(path string) (*file, origin, error) { return lookAt(unix.AT_FDCWD, path) }
+
+// lookAt looks at a name in an open directory: the kernel then need not walk
+// the whole path for every file.
+func lookAt(dir int, path string) (*file, origin, error) {
 	var st unix.Statx_t
-	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_STATX_SYNC_AS_STAT, statMask, &st)
+	err := unix.Statx(dir, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_STATX_SYNC_AS_STAT, statMask, &st)
 	if errors.Is(err, unix.ENOSYS) {
-		return lookOld(path)
+		return lookOld(dir, path)
 	}
 	if err != nil {
 		return nil, origin{}, &os.PathError{Op: "stat", Path: path, Err: err}
@@ -90,9 +96,9 @@ func look(path string) (*file, origin, error) {
 }
 
 // lookOld is for kernels, or filters, without statx.
-func lookOld(path string) (*file, origin, error) {
+func lookOld(dir int, path string) (*file, origin, error) {
 	var st unix.Stat_t
-	if err := unix.Lstat(path, &st); err != nil {
+	if err := unix.Fstatat(dir, path, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return nil, origin{}, &os.PathError{Op: "lstat", Path: path, Err: err}
 	}
 	return &file{
@@ -107,26 +113,40 @@ func scan(dir string) (*file, error) {
 	if err != nil {
 		return nil, err
 	}
-	return f, scanInto(f, dir)
+	s := &scanner{}
+	s.others.SetLimit(runtime.NumCPU())
+	err = s.into(f, unix.AT_FDCWD, dir, dir)
+	return f, errors.Join(err, s.others.Wait())
 }
 
-func scanInto(f *file, dir string) error {
-	names, err := list(dir)
+// scanner looks at several directories at once.
+type scanner struct{ others errgroup.Group }
+
+// into looks at what is in the directory of a name in an open one; path is its
+// whole path, for who does not have that open.
+func (s *scanner) into(f *file, at int, name, path string) error {
+	fd, err := unix.Openat(at, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	dir := os.NewFile(uintptr(fd), name)
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
 	if err != nil {
 		return err
 	}
 	f.Kids = make(map[string]*file, len(names))
 	for _, name := range names {
-		path := dir + "/" + name
-		k, _, err := look(path)
+		k, _, err := lookAt(fd, name)
 		if err != nil {
 			return err
 		}
 		f.Kids[name] = k
-		if k.dir() {
-			if err := scanInto(k, path); err != nil {
-				return err
-			}
+		if !k.dir() || s.others.TryGo(func() error { return s.into(k, unix.AT_FDCWD, path+"/"+name, path+"/"+name) }) {
+			continue
+		}
+		if err := s.into(k, fd, name, path+"/"+name); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -142,24 +162,16 @@ func list(dir string) ([]string, error) {
 	return d.Readdirnames(-1)
 }
 
-// walk calls fn for every file below f, parents first and in order. Paths
-// start with a slash; f itself is "/".
-func (f *file) walk(fn func(path string, f *file) error) error { return f.walkAt("", fn) }
-
-func (f *file) walkAt(path string, fn func(string, *file) error) error {
-	shown := path
-	if shown == "" {
-		shown = "/"
-	}
-	if err := fn(shown, f); err != nil {
-		return err
-	}
-	for _, n := range f.names() {
-		if err := f.Kids[n].walkAt(path+"/"+n, fn); err != nil {
-			return err
+// named calls fn for every file below f that is no directory and has several
+// names, in no order. Paths start with a slash.
+func (f *file) named(path string, fn func(path string, f *file)) {
+	for n, k := range f.Kids {
+		if k.dir() {
+			k.named(path+"/"+n, fn)
+		} else if k.Links > 1 {
+			fn(path+"/"+n, k)
 		}
 	}
-	return nil
 }
 
 // at finds the file of a path.

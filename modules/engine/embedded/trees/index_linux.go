@@ -36,20 +36,29 @@ type index struct {
 
 // save writes the index so that it is whole or not there.
 func (x index) save(path string) error {
+	if err := replace(path, x.encode()); err != nil {
+		return fmt.Errorf("writing a tree's index: %w", err)
+	}
+	return nil
+}
+
+// replace puts a whole file in place of one that may be there.
+func replace(path string, b []byte) error {
+	tmp := path + ".new"
+	if err := os.WriteFile(tmp, b, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
+}
+
+func (x index) encode() []byte {
 	var b bytes.Buffer
 	b.WriteString(indexMagic)
 	putString(&b, bootID())
 	putString(&b, x.Snapshot)
 	putFile(&b, x.Root)
 	b.WriteString(indexMagic)
-	tmp := path + ".new"
-	if err := os.WriteFile(tmp, b.Bytes(), 0o600); err != nil {
-		return fmt.Errorf("writing a tree's index: %w", err)
-	}
-	if err := os.Rename(tmp, path); err != nil {
-		return fmt.Errorf("writing a tree's index: %w", err)
-	}
-	return nil
+	return b.Bytes()
 }
 
 // loadIndex reads what save wrote.

@@ -242,6 +242,7 @@ func TestKilled(t *testing.T) {
 	dir = b.prepare("work", "two")
 	sh(t, dir, "printf 3 > etc/three; printf Changed > etc/keep; touch -r bin/sh etc/keep")
 	want = describe(t, dir)
+	b.trash.Wait()
 	b.must(os.WriteFile(dir+"/../index", []byte("torn"), 0o600))
 	b.killed(Options{})
 	b.must(b.Commit(t.Context(), "three", "work"))
@@ -258,6 +259,7 @@ func TestKilled(t *testing.T) {
 	b.must(os.MkdirAll(b.root+"/deltas/998/fs", 0o700))
 	b.must(os.MkdirAll(b.root+"/views/997-1/new", 0o700))
 	dir = b.prepare("half", "three")
+	b.trash.Wait() // the index is written in the background
 	b.must(os.Remove(dir + "/../index"))
 	b.must(os.RemoveAll(dir + "/etc"))
 	b.killed(Options{})

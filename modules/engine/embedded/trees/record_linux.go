@@ -46,11 +46,7 @@ func (r record) save(name string) error {
 		b.WriteByte(c.Kind)
 		putString(&b, c.Path)
 	}
-	tmp := name + ".new"
-	if err := os.WriteFile(tmp, b.Bytes(), 0o600); err != nil {
-		return fmt.Errorf("writing a delta's record: %w", err)
-	}
-	if err := os.Rename(tmp, name); err != nil {
+	if err := replace(name, b.Bytes()); err != nil {
 		return fmt.Errorf("writing a delta's record: %w", err)
 	}
 	return nil

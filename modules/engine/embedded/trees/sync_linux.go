@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -23,6 +25,15 @@ type syncer struct {
 	groups map[origin][]string // paths of want that are one file
 	copied errgroup.Group
 	later  []func() error // links and directories, once the files are there
+
+	mu     sync.Mutex
+	newest int64 // the latest change of any file
+}
+
+func (s *syncer) changed(f *file) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.newest = max(s.newest, f.Ctime)
 }
 
 // sync does it and returns the new state. What happened to the directory after
@@ -50,17 +61,17 @@ func (s *syncer) findGroups(have, want *file) {
 	if s.link {
 		return // linking keeps them by itself
 	}
-	_ = want.walk(func(path string, f *file) error {
-		if !f.dir() && f.Links > 1 && f.From != (origin{}) {
+	want.named("", func(path string, f *file) {
+		if f.From != (origin{}) {
 			s.groups[f.From] = append(s.groups[f.From], path)
 		}
-		return nil
 	})
 	for from, paths := range s.groups {
 		if len(paths) < 2 {
 			delete(s.groups, from)
 			continue
 		}
+		slices.SortFunc(paths, comparePaths) // the first is made first
 		first := have.at(paths[0])
 		ok := true
 		for _, p := range paths {
@@ -127,6 +138,7 @@ func (s *syncer) finish(path string, want, out *file, do func() error) error {
 	}
 	f.Kids, f.Delta, f.From = out.Kids, want.Delta, want.From
 	f.Shared = s.link && !f.dir()
+	s.changed(f)
 	*out = *f
 	return nil
 }
@@ -139,6 +151,7 @@ func (s *syncer) entry(path string, have, want *file) (out *file, changed bool, 
 	if s.kept(have, want) {
 		keep := *have
 		keep.Delta = want.Delta
+		s.changed(&keep)
 		return &keep, false, nil
 	}
 	full := s.dir + path

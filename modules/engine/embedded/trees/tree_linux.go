@@ -102,10 +102,9 @@ func (s *Snapshotter) tree(snap storage.Snapshot) (*tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	awaitClock(now)
-	if err := (index{Snapshot: snap.ParentIDs[0], Root: now}).save(s.indexPath(snap.ID)); err != nil {
-		return nil, err
-	}
+	awaitClock(sy.newest)
+	x, path := index{Snapshot: snap.ParentIDs[0], Root: now}.encode(), s.indexPath(snap.ID)
+	s.trash.Go(func() { _ = replace(path, x) }) // only an engine after this one needs it
 	t.was = now
 	return t, nil
 }
@@ -220,12 +219,7 @@ func (s *Snapshotter) flat(ids []string) (*file, error) {
 
 // awaitClock waits until a change of a file would be seen: the clock that
 // stamps files must have left the stamps the tree has.
-func awaitClock(f *file) {
-	newest := int64(0)
-	_ = f.walk(func(_ string, f *file) error {
-		newest = max(newest, f.Ctime)
-		return nil
-	})
+func awaitClock(newest int64) {
 	for range 50 {
 		var now unix.Timespec
 		if unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &now) != nil || now.Nano() > newest {
