@@ -39,21 +39,33 @@ func connectEmbedded(ctx context.Context, cfg Config) (*Engine, error) {
 	for arch, e := range cfg.Emulators {
 		cc.Emulators[arch] = executor.Emulator(e)
 	}
+	caches, err := serveCaches(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
 	child, err := core.StartChild(ctx, cc)
 	if err != nil {
+		caches.close()
 		return nil, err
 	}
 	c := childConn(child.Socket, child.Member, workdir, child.Done)
 	stopEvents := func() {}
 	if cfg.Progress != nil {
 		if stopEvents, err = watchEvents(ctx, c, cfg.Progress); err != nil {
+			caches.close()
 			return nil, errors.Join(c.fault(err), child.Close())
 		}
 	}
 	c.close = sync.OnceValue(func() error {
 		stopEvents()
+		defer caches.close()
 		return child.Close()
 	})
+	if len(caches.sources)+len(cfg.CacheTo) > 0 {
+		if err := post(ctx, c, "/cache", caches.settings(len(cfg.CacheTo) > 0), nil); err != nil {
+			return nil, errors.Join(err, c.close())
+		}
+	}
 	client, err := dagger.Connect(ctx, dagger.WithConn(c))
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("connecting to the embedded engine: %w", err), c.close())
@@ -61,6 +73,9 @@ func connectEmbedded(ctx context.Context, cfg Config) (*Engine, error) {
 	e := &Engine{
 		Client: client, Kind: KindEmbedded, Tier: child.Tier, Mode: child.Mode, Hermetic: true, images: cfg.Images,
 		close: func() error { return errors.Join(client.Close(), child.Err()) },
+	}
+	if len(cfg.CacheTo) > 0 {
+		e.export = func(ctx context.Context) error { return exportCaches(ctx, cfg, c) }
 	}
 	if e.Version, err = client.Version(ctx); err != nil {
 		return nil, errors.Join(err, e.Close())

@@ -14,6 +14,7 @@ import (
 	"dagger.io/dagger"
 
 	"drydock/modules/artifact"
+	"drydock/modules/registry"
 )
 
 // The kinds Config.Kind and Engine.Kind take.
@@ -47,8 +48,14 @@ type Config struct {
 	// steps, by architecture as OCI names it (arm64); nil refuses such steps.
 	Emulators map[string]Emulator
 
-	Log      io.Writer    // the engine's own log; nil discards it
-	Quota    int64        // how much an embedded engine keeps, in bytes; 0 = a share of the disk
+	Log   io.Writer // the engine's own log; nil discards it
+	Quota int64     // how much an embedded engine keeps, in bytes; 0 = a share of the disk
+
+	CacheFrom  []Cache          // what an embedded engine imports results from
+	CacheTo    []Cache          // where ExportCache writes them
+	Registries *registry.Client // reaches the caches that are in registries
+	Steps      StepRecords      // nil-able; what goes with results
+
 	Notice   func(string) // nil-able; told, after a moment, whom connecting waits for
 	Progress func(Event)  // nil-able; called from one goroutine, must not block for long
 }
@@ -94,6 +101,7 @@ type Engine struct {
 	Hermetic bool // steps reach nothing but the gateway; true for the embedded engine only
 
 	images string
+	export func(context.Context) error
 	close  func() error
 	once   sync.Once
 	err    error
@@ -108,6 +116,12 @@ func Connect(ctx context.Context, cfg Config) (*Engine, error) {
 	kind, err := choose(cfg)
 	if err != nil {
 		return nil, err
+	}
+	if kind == KindDagger && len(cfg.CacheFrom)+len(cfg.CacheTo) > 0 {
+		return nil, &artifact.Error{
+			Kind: artifact.KindUsage, Op: "connecting to a Dagger Engine",
+			Message: "it keeps its own cache: none is imported or exported", Remedy: "leave out --cache-from and --cache-to, or use --engine embedded",
+		}
 	}
 	if kind == KindDagger {
 		return connectDagger(ctx, cfg)

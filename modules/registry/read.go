@@ -54,6 +54,21 @@ func (r *Repo) Blob(ctx context.Context, d artifact.Digest, limit int64) ([]byte
 	return b, r.Fail("reading blob "+string(d)+" from", err)
 }
 
+// CopyBlob writes a blob of any size to w. What was written counts only when
+// there is no error: the digest is known at the end.
+func (r *Repo) CopyBlob(ctx context.Context, d artifact.Digest, w io.Writer) error {
+	l, err := r.session.puller.Layer(ctx, r.Ref(d))
+	if err != nil {
+		return r.Fail("reading blob "+string(d)+" from", err)
+	}
+	rc, err := l.Compressed() // verifies the digest at the end
+	if err != nil {
+		return r.Fail("reading blob "+string(d)+" from", err)
+	}
+	_, err = io.Copy(w, rc)
+	return r.Fail("reading blob "+string(d)+" from", errors.Join(err, rc.Close()))
+}
+
 func (r *Repo) blob(ctx context.Context, d artifact.Digest, limit int64) ([]byte, error) {
 	l, err := r.session.puller.Layer(ctx, r.Ref(d))
 	if err != nil {

@@ -75,6 +75,7 @@ type Server struct {
 	services  *services
 	sockets   *sockets
 	end       context.CancelCauseFunc // of what runs for the client
+	remote    remoteCache
 }
 
 // New prepares a Server. The caller puts Shared.Capture around the executor of
@@ -145,5 +146,7 @@ func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /query", s.serveQuery)
 	mux.HandleFunc("GET /events", s.hub.serve)
+	mux.HandleFunc("POST /cache", s.serveCache)
+	mux.HandleFunc("POST /cache/export", s.serveCacheExport)
 	return mux
 }

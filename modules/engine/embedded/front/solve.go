@@ -31,6 +31,9 @@ type job struct {
 	secrets map[string][]byte // beside the session's own
 	ssh     string            // path of the agent's socket, "" for none
 	watch   func(*client.SolveStatus)
+
+	cacheExports []client.CacheOptionsEntry
+	response     *client.SolveResponse // nil-able; what exporters said
 }
 
 // build runs fn against BuildKit within one session and explains its errors.
@@ -47,7 +50,7 @@ func (s *Server) build(ctx context.Context, j job, fn gateway.BuildFunc) error {
 		s.hub.feed(j.name).run(status, j.watch)
 	}()
 	opt := client.SolveOpt{
-		Exports:   j.exports,
+		Exports: j.exports, CacheExports: j.cacheExports,
 		SharedKey: "drydock",
 		OCIStores: map[string]content.Store{contentStore: s.content},
 		Session: append([]session.Attachable{
@@ -56,13 +59,16 @@ func (s *Server) build(ctx context.Context, j job, fn gateway.BuildFunc) error {
 		}, forward...),
 	}
 	unbind := func() {}
-	_, err = s.client.Build(ctx, opt, "drydock", func(ctx context.Context, gw gateway.Client) (*gateway.Result, error) {
+	resp, err := s.client.Build(ctx, opt, "drydock", func(ctx context.Context, gw gateway.Client) (*gateway.Result, error) {
 		if s.bind != nil {
 			unbind = s.bind(gw.BuildOpts().SessionID)
 		}
-		return fn(ctx, gw)
+		return fn(ctx, &cachingClient{Client: gw, server: s, job: j})
 	}, status)
 	unbind()
+	if resp != nil && j.response != nil {
+		*j.response = *resp
+	}
 	wg.Wait()
 	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)
