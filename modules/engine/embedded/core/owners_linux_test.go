@@ -73,7 +73,7 @@ show /d/* /d/.hidden /copied/* /gone /gone/l /bin/suid
 X
 USER app:extra
 WORKDIR /work
-RUN exec 2>&1; id; touch a; mkdir b; ln -s a c; echo x > b/d; chmod 2755 b; touch b/e; mv a z; cp -a /d/moved . ; stat -c '%n %u:%g %a' /work . z b c b/d b/e moved; test -O z && test -G z && echo own
+RUN exec 2>&1; id; printf '#!/bin/sh\nid' >s && chmod 4755 s && ./s && rm s; touch a; mkdir b; ln -s a c; echo x > b/d; chmod 2755 b; touch b/e; mv a z; cp -a /d/moved . ; stat -c '%n %u:%g %a' /work . z b c b/d b/e moved; test -O z && test -G z && echo own
 
 FROM base
 COPY --from=made /d /d

@@ -38,10 +38,15 @@ func RemoveState(ctx context.Context, c ChildConfig) error {
 	sp := jail.NewSpawner()
 	defer sp.Close()
 	log := &tail{to: c.Log}
-	cmd, lifeline, err := spawn{
+	child := spawn{
 		program: executable(c.Program), arg: argRemove, mode: modeRootless, environ: c.Environ,
 		flags: unix.CLONE_NEWNS, tmp: root, stderr: log,
-	}.start(ctx, sp, []byte(root))
+	}
+	cmd, lifeline, err := child.start(ctx, sp, []byte(root))
+	if refused(err) { // with one id all is ours, but not all is open to us
+		child.mode = modeSingle
+		cmd, lifeline, err = child.start(ctx, sp, []byte(root))
+	}
 	if err != nil {
 		return err
 	}

@@ -53,6 +53,12 @@ func handlers() map[int]handler {
 		unix.SYS_SYMLINKAT: {"symlinkat", nil, func(c call) notify.Response {
 			return c.symlinkAt(c.Args[0], c.fd(1), c.Args[2])
 		}},
+		unix.SYS_EXECVE: {"execve", nil, func(c call) notify.Response {
+			return c.execAt(unix.AT_FDCWD, c.Args[0], 0)
+		}},
+		unix.SYS_EXECVEAT: {"execveat", nil, func(c call) notify.Response {
+			return c.execAt(c.fd(0), c.Args[1], int(c.Args[4]))
+		}},
 		unix.SYS_UTIMENSAT: {"utimensat", nil, func(c call) notify.Response {
 			if c.Args[1] == 0 {
 				return c.setTimes(c.descriptor(c.fd(0)), c.Args[2], timespecs)

@@ -97,6 +97,24 @@ func TestGroupsAndPermissions(t *testing.T) {
 	}
 }
 
+func TestExecuting(t *testing.T) {
+	app := identity{ruid: 7, euid: 7, suid: 0, fsuid: 7, rgid: 8, egid: 8, sgid: 8, fsgid: 8}
+	for mode, want := range map[uint32][6]uint32{ // effective, saved and of the file system: user, group
+		unix.S_IFREG | 0o755:  {7, 7, 7, 8, 8, 8},
+		unix.S_IFREG | 0o4755: {3, 3, 3, 8, 8, 8},
+		unix.S_IFREG | 0o6755: {3, 3, 3, 4, 4, 4},
+		unix.S_IFREG | 0o2745: {7, 7, 7, 8, 8, 8},
+		unix.S_IFREG | 0o4644: {7, 7, 7, 8, 8, 8},
+		unix.S_IFDIR | 0o6755: {7, 7, 7, 8, 8, 8},
+	} {
+		i := app.executing(looked{Stat_t: unix.Stat_t{Mode: mode}, owner: owner{3, 4}})
+		got := [6]uint32{i.euid, i.suid, i.fsuid, i.egid, i.sgid, i.fsgid}
+		if got != want || i.ruid != 7 || i.rgid != 8 {
+			t.Errorf("mode %o: %v, want %v", mode, got, want)
+		}
+	}
+}
+
 func TestIdentitiesFollowProcesses(t *testing.T) {
 	var before unix.Rlimit
 	if err := unix.Prlimit(0, tokenLimit, nil, &before); err != nil || before.Max != unix.RLIM_INFINITY {
