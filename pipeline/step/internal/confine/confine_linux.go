@@ -56,7 +56,16 @@ func Apply(o Options) Done {
 // Become replaces the process by this program with other arguments: the new
 // one has the confinement of the calling thread, on every thread.
 func Become(args, env []string) error {
-	return unix.Exec("/proc/self/exe", args, env)
+	err := unix.Exec("/proc/self/exe", args, env)
+	if !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	// a /proc that is made up says where the program is and cannot execute it
+	path, perr := os.Executable()
+	if perr != nil {
+		return err
+	}
+	return unix.Exec(path, args, env)
 }
 
 // isolateNetwork leaves loopback, up, and nothing else.
