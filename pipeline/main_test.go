@@ -18,7 +18,7 @@ func TestMain(m *testing.M) {
 	if handled, code := engine.Child(os.Args); handled {
 		os.Exit(code)
 	}
-	testscript.Main(tidy{m}, map[string]func(){"drydock": main})
+	testscript.Main(tidy{m}, map[string]func(){"drydock": main, "daggerclient": daggerClient})
 }
 
 // tidy removes what the tests that build share once all have run.
@@ -89,7 +89,7 @@ func params(t *testing.T, files []string, setup func(*testscript.Env) error) tes
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "sed": replaceIn, "fixture": fixture, "commit": commit, "json": jsonIs, "setjson": setJSON,
 			"within": within, "server": server, "awaitfile": awaitFile, "pull": pull, "sametree": sameTree, "cut": cut,
-			"certificate": certificate, "smalldisk": smallDisk,
+			"certificate": certificate, "smalldisk": smallDisk, "copybusybox": copyBusybox,
 		},
 		Condition: func(cond string) (bool, error) {
 			switch cond {

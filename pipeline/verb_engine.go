@@ -12,8 +12,8 @@ import (
 func (p *program) engineVerb() *cli.Command {
 	return &cli.Command{
 		Name:        "engine",
-		Usage:       "show the embedded engine's state, and prune its cache",
-		Subcommands: p.engineCacheVerbs(),
+		Usage:       "run programs on the embedded engine, show its state, prune its cache",
+		Subcommands: append([]*cli.Command{p.engineExecVerb()}, p.engineCacheVerbs()...),
 	}
 }
 

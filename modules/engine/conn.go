@@ -2,11 +2,14 @@ package engine
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
+	"regexp"
 	"time"
 
 	"dagger.io/dagger/engineconn"
@@ -23,6 +26,7 @@ type conn struct {
 	client  *http.Client
 	prepare func(*http.Request)
 	fault   func(error) error // says what a transport error means; nil leaves it
+	lookup  func(string) (string, bool)
 	close   func() error
 }
 
@@ -33,11 +37,42 @@ func (c *conn) Do(r *http.Request) (*http.Response, error) {
 	if c.prepare != nil {
 		c.prepare(r)
 	}
+	if err := c.lend(r); err != nil {
+		return nil, err
+	}
 	resp, err := c.client.Do(r)
 	if err != nil && c.fault != nil {
 		return nil, c.fault(err)
 	}
 	return resp, err
+}
+
+// envHeader carries the variables of env:// secrets that a query names, each as
+// NAME=value in base64: the engine child has no environment of its own.
+const envHeader = "X-Drydock-Env"
+
+var envSecret = regexp.MustCompile(`env://([A-Za-z_][A-Za-z0-9_]*)`)
+
+// lend gives a query the variables it names.
+func (c *conn) lend(r *http.Request) error {
+	if c.lookup == nil || r.GetBody == nil {
+		return nil
+	}
+	body, err := r.GetBody()
+	if err != nil {
+		return err
+	}
+	text, err := io.ReadAll(body)
+	if err != nil {
+		return err
+	}
+	r.Header.Del(envHeader)
+	for _, m := range envSecret.FindAllSubmatch(text, -1) {
+		if value, ok := c.lookup(string(m[1])); ok {
+			r.Header.Add(envHeader, base64.StdEncoding.EncodeToString([]byte(string(m[1])+"="+value)))
+		}
+	}
+	return nil
 }
 
 // Host is what stands in the URL of a query.

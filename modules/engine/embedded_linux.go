@@ -49,6 +49,7 @@ func connectEmbedded(ctx context.Context, cfg Config) (*Engine, error) {
 		return nil, err
 	}
 	c := childConn(child.Socket, child.Member, workdir, child.Done)
+	c.lookup = cfg.LookupEnv
 	stopEvents := func() {}
 	if cfg.Progress != nil {
 		if stopEvents, err = watchEvents(ctx, c, cfg.Progress); err != nil {
@@ -71,7 +72,8 @@ func connectEmbedded(ctx context.Context, cfg Config) (*Engine, error) {
 		return nil, errors.Join(fmt.Errorf("connecting to the embedded engine: %w", err), c.close())
 	}
 	e := &Engine{
-		Client: client, Kind: KindEmbedded, Tier: child.Tier, Mode: child.Mode, Hermetic: true, images: cfg.Images,
+		Client: client, Kind: KindEmbedded, Tier: child.Tier, Mode: child.Mode, Hermetic: true,
+		images: cfg.Images, conn: c,
 		close: func() error { return errors.Join(client.Close(), child.Err()) },
 	}
 	if len(cfg.CacheTo) > 0 {

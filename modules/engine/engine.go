@@ -42,7 +42,10 @@ type Config struct {
 	Program  string   // executable re-executed as engine child; "" = os.Executable
 	Tier     string   // how the embedded engine isolates steps: TierAuto (also ""), "T1" or "T2"; refused when it cannot be had
 	Environ  []string // the environment the choice of engine reads; the embedded engine gets none of it
-	Workdir  string   // what relative host paths are relative to; "" = the process's working directory
+	// LookupEnv gives the variables that env:// secrets name, one at a time and
+	// only when a query names it; nil refuses such secrets in the embedded engine.
+	LookupEnv func(string) (string, bool)
+	Workdir   string // what relative host paths are relative to; "" = the process's working directory
 
 	// Emulators execute foreign architectures' code in the embedded engine's
 	// steps, by architecture as OCI names it (arm64); nil refuses such steps.
@@ -102,6 +105,7 @@ type Engine struct {
 
 	images string
 	export func(context.Context) error
+	conn   *conn // to the embedded engine
 	close  func() error
 	once   sync.Once
 	err    error

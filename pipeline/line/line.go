@@ -47,14 +47,16 @@ type Config struct {
 	Jobs     int // tasks at once; 0 is twice the processors
 
 	Environ []string
-	CI      ci.CI
-	Trigger string
-	State   *changed.State // what git says of the catalog's sources
-	Version string         // of this program
-	Now     time.Time      // the time of judgement
-	Sink    progress.Sink
-	Log     io.Writer // the engine's own log; nil discards
-	Quota   int64     // how much an embedded engine keeps, in bytes; 0 is a share of the disk
+	// LookupEnv gives the variables that env:// secrets name; nil refuses them.
+	LookupEnv func(string) (string, bool)
+	CI        ci.CI
+	Trigger   string
+	State     *changed.State // what git says of the catalog's sources
+	Version   string         // of this program
+	Now       time.Time      // the time of judgement
+	Sink      progress.Sink
+	Log       io.Writer // the engine's own log; nil discards
+	Quota     int64     // how much an embedded engine keeps, in bytes; 0 is a share of the disk
 }
 
 // Line is one wired pipeline. Nothing is opened before it is wanted: a run in
@@ -273,7 +275,7 @@ func (l *Line) openEngine() (*engine.Engine, error) {
 	}
 	e, err := engine.Connect(l.ctx, engine.Config{
 		Kind: l.cfg.Engine, CacheDir: l.cfg.Cache, Gateway: box.socket, Images: bases.address,
-		Environ: l.cfg.Environ, Log: l.cfg.Log, Progress: l.engineEvent, Tier: l.cfg.Tier, Notice: l.engineNotice, Quota: l.cfg.Quota,
+		Environ: l.cfg.Environ, LookupEnv: l.cfg.LookupEnv, Log: l.cfg.Log, Progress: l.engineEvent, Tier: l.cfg.Tier, Notice: l.engineNotice, Quota: l.cfg.Quota,
 	})
 	if err != nil {
 		return nil, err
@@ -284,6 +286,10 @@ func (l *Line) openEngine() (*engine.Engine, error) {
 	}
 	return e, nil
 }
+
+// Engine is the engine with the gateway and the bases around it, connected at
+// the first call and closed with the line.
+func (l *Line) Engine() (*engine.Engine, error) { return l.engine.get() }
 
 // worker is what every step of our own needs: the engine and the step program.
 func (l *Line) worker() (*engine.Engine, string, error) {

@@ -36,6 +36,10 @@ const Version = "v0.21.7"
 // are relative to.
 const WorkdirHeader = "X-Drydock-Workdir"
 
+// EnvHeader carries variables of the client that env:// secrets name: NAME=value
+// in base64.
+const EnvHeader = "X-Drydock-Env"
+
 // Options says what a Server serves from.
 type Options struct {
 	Client  *client.Client // the engine's controller

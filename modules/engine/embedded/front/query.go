@@ -55,6 +55,7 @@ func (s *Server) serveQuery(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "not a GraphQL request: "+err.Error(), http.StatusBadRequest)
 		return
 	}
+	s.secrets.lend(r.Header.Values(EnvHeader))
 	rq := &request{Server: s, workdir: r.Header.Get(WorkdirHeader), objects: map[string]object{}}
 	data, err := rq.answer(r.Context(), q)
 	resp := queryResponse{Data: data}

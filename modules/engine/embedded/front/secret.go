@@ -5,6 +5,7 @@ package front
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -41,6 +42,7 @@ type secretVariable struct {
 type secretStore struct {
 	mu     sync.Mutex
 	values map[string][]byte
+	env    map[string]string   // variables of the client
 	named  map[string][][]byte // values of builds' secrets, by the name a Dockerfile knows
 	hide   *redactor           // of all values, nil when it must be made anew
 }
@@ -48,7 +50,7 @@ type secretStore struct {
 var _ secrets.SecretStore = (*secretStore)(nil)
 
 func newSecretStore() *secretStore {
-	return &secretStore{values: map[string][]byte{}, named: map[string][][]byte{}}
+	return &secretStore{values: map[string][]byte{}, named: map[string][][]byte{}, env: map[string]string{}}
 }
 
 func (s *secretStore) put(id string, value []byte) {
@@ -151,25 +153,13 @@ func setSecret(_ context.Context, c *call, _ *query) (any, error) {
 	return &secret{name: c.str("name"), id: id}, nil
 }
 
-// secretFromURI reads a secret the host has. The engine process has no
-// environment, so env:// cannot be read here.
+// secretFromURI reads a secret the client has: a file, or a variable. The
+// engine process has no environment, so the client sends what a query names.
 func secretFromURI(_ context.Context, c *call, _ *query) (any, error) {
 	uri := c.str("uri")
-	scheme, rest, _ := strings.Cut(uri, "://")
-	if scheme != "file" {
-		return nil, &fault{
-			message: fmt.Sprintf("secret %q: the embedded engine reads file:// secrets only", uri),
-			ext: map[string]any{"kind": "usage", "field": "Query.secret",
-				"remedy": "give the value with setSecret, or a file with file://"},
-		}
-	}
-	p := rest
-	if !filepath.IsAbs(p) {
-		p = filepath.Join(c.workdir, p)
-	}
-	value, err := os.ReadFile(p)
+	value, err := c.secretValue(uri)
 	if err != nil {
-		return nil, usage(fmt.Sprintf("secret %q: %v", uri, err), "")
+		return nil, err
 	}
 	if len(value) > maxSecret {
 		return nil, usage(fmt.Sprintf("secret %q is longer than %d bytes", uri, maxSecret), "")
@@ -180,6 +170,51 @@ func secretFromURI(_ context.Context, c *call, _ *query) (any, error) {
 	}
 	c.secrets.put(id, value)
 	return &secret{name: uri, uri: uri, id: id}, nil
+}
+
+func (c *call) secretValue(uri string) ([]byte, error) {
+	switch scheme, rest, _ := strings.Cut(uri, "://"); scheme {
+	case "file":
+		p := rest
+		if !filepath.IsAbs(p) {
+			p = filepath.Join(c.workdir, p)
+		}
+		value, err := os.ReadFile(p)
+		if err != nil {
+			return nil, usage(fmt.Sprintf("secret %q: %v", uri, err), "")
+		}
+		return value, nil
+	case "env":
+		if value, ok := c.secrets.lent(rest); ok {
+			return []byte(value), nil
+		}
+		return nil, usage(fmt.Sprintf("secret %q: secret env var not found: %q", uri, rest), "set the variable, or give the value with setSecret")
+	}
+	return nil, &fault{
+		message: fmt.Sprintf("secret %q: the embedded engine reads file:// and env:// secrets only", uri),
+		ext: map[string]any{"kind": "usage", "field": "Query.secret",
+			"remedy": "give the value with setSecret, or a file with file://"},
+	}
+}
+
+// lend takes over the variables that came with a query.
+func (s *secretStore) lend(values []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, text := range values {
+		pair, err := base64.StdEncoding.DecodeString(text)
+		name, value, ok := strings.Cut(string(pair), "=")
+		if err == nil && ok {
+			s.env[name] = value
+		}
+	}
+}
+
+func (s *secretStore) lent(name string) (string, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v, ok := s.env[name]
+	return v, ok
 }
 
 func secretFields() map[string]field {
