@@ -94,7 +94,10 @@ type stage struct {
 // confineAndBegin confines this process and replaces it by the second stage.
 func confineAndBegin(img *blackbox.Image, req *suite.Request, args []string) error {
 	var s stage
-	var err error
+	program, err := confine.Program()
+	if err != nil {
+		return err
+	}
 	if s.User, err = blackbox.LookupUser(img.Config.User, small("/etc/passwd"), small("/etc/group")); err != nil {
 		// Nothing of the image will run, but its files are still looked at: as nobody.
 		s.Err, s.User = err.Error(), blackbox.User{UID: 65534, GID: 65534, Home: "/"}
@@ -108,7 +111,7 @@ func confineAndBegin(img *blackbox.Image, req *suite.Request, args []string) err
 		return err
 	}
 	argv := append([]string{"drydock-step", "test", "--confined", string(raw)}, args...)
-	return fmt.Errorf("beginning anew, confined: %w", confine.Become(argv, []string{"TMPDIR=/tmp"}))
+	return fmt.Errorf("beginning anew, confined: %w", confine.Become(program, argv, []string{"TMPDIR=/tmp"}))
 }
 
 // small reads a small file of the image; what is not there is empty.

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -53,19 +54,32 @@ func Apply(o Options) Done {
 	return done
 }
 
-// Become replaces the process by this program with other arguments: the new
-// one has the confinement of the calling thread, on every thread.
-func Become(args, env []string) error {
-	err := unix.Exec("/proc/self/exe", args, env)
-	if !errors.Is(err, unix.ENOENT) {
+// Program opens this program, before Apply takes the right to from it: not
+// every tier shows a process its own file in /proc.
+func Program() (*os.File, error) {
+	f, err := os.Open("/proc/self/exe")
+	if errors.Is(err, os.ErrNotExist) && filepath.IsAbs(os.Args[0]) {
+		f, err = os.Open(os.Args[0])
+	}
+	return f, err
+}
+
+// Become replaces the process by the program with other arguments: the new one
+// has the confinement of the calling thread, on every thread.
+func Become(program *os.File, args, env []string) error {
+	argv, err := syscall.SlicePtrFromStrings(args)
+	if err != nil {
 		return err
 	}
-	// a /proc that is made up says where the program is and cannot execute it
-	path, perr := os.Executable()
-	if perr != nil {
+	envv, err := syscall.SlicePtrFromStrings(env)
+	if err != nil {
 		return err
 	}
-	return unix.Exec(path, args, env)
+	empty := []byte{0}
+	_, _, errno := unix.RawSyscall6(unix.SYS_EXECVEAT, program.Fd(), uintptr(unsafe.Pointer(&empty[0])),
+		uintptr(unsafe.Pointer(&argv[0])), uintptr(unsafe.Pointer(&envv[0])), unix.AT_EMPTY_PATH, 0)
+	runtime.KeepAlive(program)
+	return errno
 }
 
 // isolateNetwork leaves loopback, up, and nothing else.
