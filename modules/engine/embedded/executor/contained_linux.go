@@ -60,13 +60,6 @@ func newContainer(opt Options) (*container, jail.Filter, error) {
 	case opt.LandlockABI > 0:
 		c.abi = min(c.abi, opt.LandlockABI)
 	}
-	if c.abi < warden.ScopedABI {
-		return nil, nil, &artifact.Error{
-			Kind: artifact.KindFault, Op: "starting the engine",
-			Message: fmt.Sprintf("this kernel's Landlock (ABI %d) does not bound signals and abstract sockets of steps without namespaces", c.abi),
-			Remedy:  fmt.Sprintf("use Linux 6.12 or newer (ABI %d), or allow user namespaces: drydock doctor names the setting that is missing", warden.ScopedABI),
-		}
-	}
 	if err := probeDev(filepath.Join(opt.Root, "probe")); err != nil {
 		return nil, nil, &artifact.Error{
 			Kind: artifact.KindFault, Op: "starting the engine", Place: opt.Root, Err: err,

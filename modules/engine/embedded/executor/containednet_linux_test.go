@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -97,8 +98,14 @@ func (g *fakeGateway) asked(proto string) int {
 
 func TestContainedNetwork(t *testing.T) {
 	contained(t)
+	for _, abi := range []int{0, -1} {
+		t.Run(strconv.Itoa(abi), func(t *testing.T) { testNetwork(t, abi) })
+	}
+}
+
+func testNetwork(t *testing.T, abi int) {
 	g := newFakeGateway(t)
-	b := newBench(t, Options{GatewaySocket: g.socket})
+	b := newBench(t, Options{GatewaySocket: g.socket, LandlockABI: abi})
 	for _, user := range []string{"", "1000:1000"} {
 		out := b.must(stepOpt{user: user, vertex: Vertex{Digest: "sha256:x"}}, "net")
 		if !strings.Contains(out, "all well") {

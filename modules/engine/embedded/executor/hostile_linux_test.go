@@ -435,8 +435,18 @@ func outside(t *testing.T, dir string) (hostile, *atomic.Int64) {
 	return h, &hits
 }
 
+// abis are those that tests pretend to: none, and what came later.
+func abis() []int { return []int{0, -1, 1, 2, 4, 6} }
+
 func TestContainedHostile(t *testing.T) {
-	b := newBench(t, Options{})
+	contained(t)
+	for _, abi := range abis() {
+		t.Run(strconv.Itoa(abi), func(t *testing.T) { testHostile(t, abi) })
+	}
+}
+
+func testHostile(t *testing.T, abi int) {
+	b := newBench(t, Options{LandlockABI: abi})
 	h, hits := outside(t, b.dir)
 	caught := countSignals(t)
 	for _, user := range []string{"", "1000:1000"} {
@@ -456,7 +466,14 @@ func TestContainedHostile(t *testing.T) {
 // TestContainedConnectRace changes what a connect is about while it is being
 // decided on.
 func TestContainedConnectRace(t *testing.T) {
-	b := newBench(t, Options{})
+	contained(t)
+	for _, abi := range []int{0, -1} {
+		t.Run(strconv.Itoa(abi), func(t *testing.T) { testConnectRace(t, abi) })
+	}
+}
+
+func testConnectRace(t *testing.T, abi int) {
+	b := newBench(t, Options{LandlockABI: abi})
 	h, hits := outside(t, b.dir)
 	tries := 20000
 	if testing.Short() {

@@ -14,6 +14,8 @@ import (
 // ids are what the kernel says of a thread.
 type ids struct {
 	tgid, uid, gid int // effective
+	realUID        int
+	savedUID       int
 	umask          uint32
 }
 
@@ -33,7 +35,9 @@ func idsOf(tid int) (ids, bool) {
 		case key == "Tgid" && len(f) == 1:
 			out.tgid, _ = strconv.Atoi(f[0])
 		case key == "Uid" && len(f) == 4:
+			out.realUID, _ = strconv.Atoi(f[0])
 			out.uid, _ = strconv.Atoi(f[1])
+			out.savedUID, _ = strconv.Atoi(f[2])
 		case key == "Gid" && len(f) == 4:
 			out.gid, _ = strconv.Atoi(f[1])
 			return out, out.tgid > 0 && out.uid >= 0

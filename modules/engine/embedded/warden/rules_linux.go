@@ -59,9 +59,11 @@ func socketRules(scoped bool) []jail.Rule {
 		unixFamily,
 		{Call: "socket", If: when(is(0, unix.AF_INET)), Action: jail.Notify},
 		{Call: "socket", If: when(is(0, unix.AF_INET6)), Action: jail.Notify},
-		{Call: "socket", If: when(is(0, unix.AF_NETLINK), is(2, unix.NETLINK_ROUTE)), Action: jail.Allow},
-		{Call: "socket", Action: jail.Refuse, Errno: uint32(unix.EAFNOSUPPORT)},
 	}
+	if scoped { // else binding one would be a call that the kernel goes on with
+		rules = append(rules, jail.Rule{Call: "socket", If: when(is(0, unix.AF_NETLINK), is(2, unix.NETLINK_ROUTE)), Action: jail.Allow})
+	}
+	rules = append(rules, refused(unix.EAFNOSUPPORT, "socket")...)
 	pair := func(kind uint32) jail.Rule {
 		return jail.Rule{Call: "socketpair", If: when(is(0, unix.AF_UNIX), jail.Test{Arg: 1, Mask: sockTypes, Value: kind}), Action: jail.Allow}
 	}

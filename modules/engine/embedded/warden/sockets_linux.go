@@ -50,6 +50,7 @@ type sockets struct {
 	m       map[uint64]*endpoint
 	sweepAt int
 	made    int
+	swept   time.Time
 }
 
 func (s *sockets) init() { s.m, s.sweepAt = map[uint64]*endpoint{}, maxHeld }
@@ -192,6 +193,7 @@ func (s *sockets) sweep(ids *idThreads) {
 		}
 		e.seen = now
 	}
+	s.swept = now
 	s.sweepAt = max(maxHeld, 2*len(s.m))
 }
 

@@ -1,15 +1,134 @@
 package warden
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"path"
+	"strconv"
+	"strings"
+	"time"
+
 	"golang.org/x/sys/unix"
 
 	"drydock/modules/jail/notify"
 )
 
-func (w *Warden) connectUnix(*notify.Request, *endpoint, address) notify.Response {
-	return notify.Errno(unix.EPERM)
+// Unix sockets are the warden's to connect and bind where Landlock does not
+// scope abstract ones: a name in a caller's memory may be another one when the
+// kernel reads it.
+
+// abstractName is what an abstract name of the step is outside: no other
+// step's, and nobody else's.
+func (w *Warden) abstractName(name []byte) string {
+	sum := sha256.Sum256(name)
+	return "@drydock/" + w.config.Own + "/" + hex.EncodeToString(sum[:])
 }
 
-func (w *Warden) bindUnix(*notify.Request, *endpoint, address) notify.Response {
-	return notify.Errno(unix.EPERM)
+func (w *Warden) connectUnix(r *notify.Request, e *endpoint, a address) notify.Response {
+	switch {
+	case e.fd < 0:
+		return notify.Errno(unix.EISCONN)
+	case a.family != unix.AF_UNIX || len(a.path) == 0:
+		return notify.Errno(unix.EINVAL)
+	}
+	w.sockets.sweepOld(&w.ids) // what the step has closed does not listen
+	errno := unix.Errno(0)
+	if a.path[0] == 0 {
+		errno = errnoOrNone(unix.Connect(e.fd, &unix.SockaddrUnix{Name: w.abstractName(a.path[1:])}))
+	} else if !w.as(r, func() { errno = w.connectPath(r, e, a) }) {
+		errno = unix.ENOENT
+	}
+	if errno == 0 {
+		w.sockets.mu.Lock()
+		e.state = connected
+		w.sockets.mu.Unlock()
+	}
+	return notify.Errno(errno)
+}
+
+// pathIn is the text of an address, from the step's root on.
+func (w *Warden) pathIn(r *notify.Request, a address) (string, unix.Errno) {
+	name, _, _ := bytes.Cut(a.path, []byte{0})
+	if strings.HasPrefix(string(name), "/") {
+		return string(name), 0
+	}
+	cwd, ok := w.inside(readlinkIn(unix.AT_FDCWD, "/proc/"+strconv.Itoa(r.PID)+"/cwd"))
+	if !ok {
+		return "", unix.ENOENT
+	}
+	return cwd + "/" + string(name), 0 // not cleaned: links come before ".."
+}
+
+func (w *Warden) openIn(name string, flags uint64) (int, unix.Errno) {
+	fd, err := unix.Openat2(int(w.root.Fd()), name, &unix.OpenHow{
+		Flags: flags | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	return fd, errnoOrNone(err)
+}
+
+func descriptorPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
+
+func (w *Warden) connectPath(r *notify.Request, e *endpoint, a address) unix.Errno {
+	name, errno := w.pathIn(r, a)
+	if errno != 0 {
+		return errno
+	}
+	fd, errno := w.openIn(name, unix.O_PATH)
+	if errno != 0 {
+		return errno
+	}
+	defer unix.Close(fd)
+	return errnoOrNone(unix.Connect(e.fd, &unix.SockaddrUnix{Name: descriptorPath(fd)}))
+}
+
+func (w *Warden) bindUnix(r *notify.Request, e *endpoint, a address) notify.Response {
+	if e.fd < 0 || a.family != unix.AF_UNIX || len(a.path) == 0 {
+		return notify.Errno(unix.EINVAL)
+	}
+	errno := unix.Errno(0)
+	if a.path[0] == 0 {
+		name := &unix.SockaddrUnix{Name: w.abstractName(a.path[1:])}
+		if errno = errnoOrNone(unix.Bind(e.fd, name)); errno == unix.EADDRINUSE {
+			w.sockets.sweep(&w.ids)
+			errno = errnoOrNone(unix.Bind(e.fd, name))
+		}
+	} else if !w.as(r, func() { errno = w.bindPath(r, e, a) }) {
+		errno = unix.ENOENT
+	}
+	return notify.Errno(errno)
+}
+
+// bindPath makes the socket's file in the directory it is meant in, as the
+// caller and with its mask.
+func (w *Warden) bindPath(r *notify.Request, e *endpoint, a address) unix.Errno {
+	name, errno := w.pathIn(r, a)
+	if errno != 0 {
+		return errno
+	}
+	who, ok := idsOf(r.PID)
+	base := path.Base(name)
+	if !ok || base == "." || base == ".." || base == "/" {
+		return unix.EADDRINUSE
+	}
+	dir, errno := w.openIn(strings.TrimSuffix(name, base), unix.O_PATH|unix.O_DIRECTORY)
+	if errno != 0 {
+		return errno
+	}
+	defer unix.Close(dir)
+	if err := unix.Bind(e.fd, &unix.SockaddrUnix{Name: descriptorPath(dir) + "/" + base}); err != nil {
+		return errnoOf(err)
+	}
+	_ = unix.Fchmodat(dir, base, 0o777&^who.umask, 0)
+	return 0
+}
+
+// sweepOld sweeps unless that was just done.
+func (s *sockets) sweepOld(ids *idThreads) {
+	s.mu.Lock()
+	recent := time.Since(s.swept) < seenFor
+	s.mu.Unlock()
+	if !recent {
+		s.sweep(ids)
+	}
 }
