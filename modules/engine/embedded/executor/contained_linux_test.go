@@ -33,6 +33,9 @@ func TestMain(m *testing.M) {
 	if os.Args[0] == "probe" {
 		os.Exit(probeMain(os.Args[1:]))
 	}
+	if os.Args[0] == "probe-engine" {
+		os.Exit(engineMain())
+	}
 	if os.Getenv(inside) == "become" {
 		if err := becomeContainer(); err != nil {
 			fmt.Fprintln(os.Stderr, err)

@@ -44,6 +44,12 @@ func probeMain(args []string) int {
 		return probeLeave(rest)
 	case "linger":
 		return probeLinger()
+	case "stay":
+		return probeStay()
+	case "endless":
+		for b := []byte(strings.Repeat("endless", 1000)); ; {
+			_, _ = os.Stdout.Write(b)
+		}
 	case "bomb":
 		return probeBomb()
 	case "memory":

@@ -13,12 +13,9 @@ import (
 )
 
 // runContained runs a step that has no namespaces: nothing of it ends by
-// itself when we do. So we do not die with the engine, we notice that it is
+// itself when we do. So we have asked for no signal when the engine dies, notice that it is
 // gone (the socket's end), end the step and then ourselves.
 func runContained(c *control, s Spec) (Report, error) {
-	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, 0, 0, 0, 0); err != nil {
-		return Report{}, fmt.Errorf("outliving the engine: %w", err)
-	}
 	w, err := warden.New(*s.Contained)
 	if err != nil {
 		return Report{}, err

@@ -111,15 +111,20 @@ func Main() int {
 }
 
 func run(c *control) (Report, error) {
-	if err := jail.DieWithParent(); err != nil {
-		return Report{}, err
-	}
 	var s Spec
 	if err := c.receive(&s); err != nil {
 		return Report{}, fmt.Errorf("reading the step: %w", err)
 	}
 	if s.Contained != nil {
 		return runContained(c, s)
+	}
+	return runIsolated(c, s)
+}
+
+// runIsolated runs a step in the namespaces this process is in.
+func runIsolated(c *control, s Spec) (Report, error) {
+	if err := jail.DieWithParent(); err != nil {
+		return Report{}, err
 	}
 	if s.Emulator != nil {
 		if err := emulate(*s.Emulator); err != nil {
