@@ -1,20 +1,16 @@
 package executor
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"os"
-	"os/exec"
 	"path"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	bkexec "github.com/moby/buildkit/executor"
@@ -90,7 +86,6 @@ func (s *step) contained(ctx context.Context, root bkexec.Mount, mounts []bkexec
 // prepareContained puts into the root file system what the step sees beside
 // it, and finds it addresses.
 func (s *step) prepareContained(ctx context.Context, root bkexec.Mount, mounts []bkexec.Mount, env []string, gateway bool) error {
-	meta := s.process.Meta
 	src, err := s.source(ctx, bkexec.Mount{Src: root.Src})
 	if err == nil {
 		err = src.resolve()
@@ -103,6 +98,23 @@ func (s *step) prepareContained(ctx context.Context, root bkexec.Mount, mounts [
 		return fmt.Errorf("opening the root file system: %w", err)
 	}
 	s.later(tree.dir.Close)
+	if s.addresses, err = newAddresses(); err != nil {
+		return err
+	}
+	s.later(func() error { s.addresses.close(); return nil })
+	if err := s.specify(tree, env, gateway); err != nil {
+		return err
+	}
+	s.spec.Contained.ReadOnly = root.Readonly || s.process.Meta.ReadonlyRootFS
+	if err := s.joinContained(); err != nil {
+		return err
+	}
+	return s.placeAll(ctx, tree, mounts, s.spec.Contained.Hostname, gateway)
+}
+
+// specify says what runs, as whom and within what.
+func (s *step) specify(tree *rootTree, env []string, gateway bool) error {
+	meta := s.process.Meta
 	who, err := lookupUser(tree.path, meta.User)
 	if err != nil {
 		return fmt.Errorf("finding user %q in the image: %w", meta.User, err)
@@ -110,10 +122,6 @@ func (s *step) prepareContained(ctx context.Context, root bkexec.Mount, mounts [
 	if err := makeCwd(tree.path, meta.Cwd, who); err != nil {
 		return err
 	}
-	if s.addresses, err = newAddresses(); err != nil {
-		return err
-	}
-	s.later(func() error { s.addresses.close(); return nil })
 	own := s.addresses.own.String()
 	for i, kv := range env {
 		// a server of the step is told its real address and passes it on
@@ -121,33 +129,28 @@ func (s *step) prepareContained(ctx context.Context, root bkexec.Mount, mounts [
 			env[i] += "," + own
 		}
 	}
-	hostname := meta.Hostname
-	if hostname == "" {
-		hostname = defaultHostname
+	c := &warden.Config{
+		Root: tree.path, ABI: s.e.container.abi, Own: own, Hostname: meta.Hostname,
+		MaxProcesses: s.e.container.processes, MaxMemory: s.e.container.memory, MinDisk: minDisk,
+	}
+	if c.Hostname == "" {
+		c.Hostname = defaultHostname
+	}
+	if meta.LinuxResources != nil && meta.LinuxResources.Memory > 0 {
+		c.MaxMemory = meta.LinuxResources.Memory
+	}
+	if gateway {
+		c.Gateway = s.addresses.gateway.String()
 	}
 	s.spec = initproc.Spec{
 		Root: tree.path, Args: meta.Args, Env: withHome(env, who.Home), Cwd: filepath.Clean("/" + meta.Cwd),
 		UID: uint32(who.Uid), GID: uint32(who.Gid), Groups: []uint32{uint32(who.Gid)},
-		Rlimits: rlimits(meta.Ulimit), Filter: s.e.filter,
-		Contained: &warden.Config{
-			Root: tree.path, ReadOnly: root.Readonly || meta.ReadonlyRootFS, ABI: s.e.container.abi,
-			Own: own, Hostname: hostname,
-			MaxProcesses: s.e.container.processes, MaxMemory: s.e.container.memory, MinDisk: minDisk,
-		},
+		Rlimits: rlimits(meta.Ulimit), Filter: s.e.filter, Contained: c,
 	}
 	for _, g := range who.Sgids {
 		s.spec.Groups = append(s.spec.Groups, uint32(g))
 	}
-	if err := s.joinContained(); err != nil {
-		return err
-	}
-	if meta.LinuxResources != nil && meta.LinuxResources.Memory > 0 {
-		s.spec.Contained.MaxMemory = meta.LinuxResources.Memory
-	}
-	if gateway {
-		s.spec.Contained.Gateway = s.addresses.gateway.String()
-	}
-	return s.placeAll(ctx, tree, mounts, hostname, gateway)
+	return nil
 }
 
 // placeAll places devices, /proc, mounts and name files, and sees to it that
@@ -370,158 +373,4 @@ func eraseNodes(t *rootTree) {
 		}
 		return nil
 	})
-}
-
-// executeContained starts the init and sees the step through. The init is no
-// namespace's: it ends its step when the socket to it closes.
-func (s *step) executeContained(ctx context.Context) error {
-	sock, theirs, err := socketPair()
-	if err != nil {
-		return err
-	}
-	defer sock.conn.Close()
-	cmd := &exec.Cmd{
-		Path: s.e.init, Args: []string{"drydock-init"}, Env: []string{}, Dir: "/",
-		ExtraFiles: []*os.File{theirs}, SysProcAttr: &syscall.SysProcAttr{Setsid: true},
-	}
-	stderr := &writer{w: s.process.Stderr}
-	std, err := openStreams(s.process.Stdin, s.process.Stdout, stderr)
-	if err != nil {
-		theirs.Close()
-		return err
-	}
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = std.ends[0], std.ends[1], std.ends[2]
-	kill := func() { _ = sock.conn.CloseWrite() }
-	done, err := s.e.container.start(cmd, kill)
-	theirs.Close()
-	if err != nil {
-		std.wait()
-		return fmt.Errorf("starting the step's init: %w", err)
-	}
-	defer done()
-	stopKill := context.AfterFunc(ctx, func() {
-		kill()
-		time.AfterFunc(endTime, func() { _ = cmd.Process.Kill() }) // harmless once it was waited for
-	})
-	defer stopKill()
-
-	g := &link{vertex: s.vertex, socket: s.socket, stderr: stderr, kill: kill}
-	if s.spec.Contained.Gateway != "" {
-		if err := g.openContained(s.addresses); err != nil {
-			kill()
-			_ = cmd.Wait()
-			std.wait()
-			return s.verdict(ctx, g, initproc.Report{}, err)
-		}
-	}
-	board := &switchboard{stderr: stderr}
-	defer board.close()
-	board.contained(ctx, s)
-	s.control = sock
-	report, err := s.converse(ctx, g, board)
-	sock.conn.Close()
-	if err != nil {
-		_ = cmd.Process.Kill()
-	}
-	_ = cmd.Wait() // how the init ended says nothing: its report does
-	if err != nil {
-		s.e.container.sweep() // it may have left the step's processes
-	}
-	std.wait()
-	return s.verdict(ctx, g, report, err)
-}
-
-// start starts an init. done is called when it was waited for.
-func (c *container) start(cmd *exec.Cmd, end func()) (done func(), err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closed {
-		return nil, errors.New("the engine is closing")
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	pid := cmd.Process.Pid
-	c.running[pid] = end
-	c.steps.Add(1)
-	return func() {
-		c.mu.Lock()
-		delete(c.running, pid)
-		c.mu.Unlock()
-		c.steps.Done()
-	}, nil
-}
-
-// close ends all steps.
-func (c *container) close() {
-	c.mu.Lock()
-	c.closed = true
-	for _, end := range c.running {
-		end()
-	}
-	c.mu.Unlock()
-	ended := make(chan struct{})
-	go func() { c.steps.Wait(); close(ended) }()
-	select {
-	case <-ended:
-	case <-time.After(endTime):
-	}
-}
-
-// sweep ends processes that a killed init left to us: children we did not
-// start, under a filter we are not under.
-func (c *container) sweep() {
-	for range 100 {
-		left := c.orphans()
-		if len(left) == 0 {
-			return
-		}
-		for _, pid := range left {
-			_ = unix.Kill(pid, unix.SIGKILL)
-			_, _ = unix.Wait4(pid, nil, 0, nil)
-		}
-	}
-}
-
-func (c *container) orphans() []int {
-	self := os.Getpid()
-	mine := filters(self)
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	var out []int
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil || c.running[pid] != nil || parentOf(pid) != self || filters(pid) <= mine {
-			continue
-		}
-		out = append(out, pid)
-	}
-	return out
-}
-
-// filters is how many seccomp filters a process is under; -1: not told.
-func filters(pid int) int { return statusNumber(pid, "Seccomp_filters") }
-
-func parentOf(pid int) int { return statusNumber(pid, "PPid") }
-
-func statusNumber(pid int, key string) int {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return -1
-	}
-	defer f.Close()
-	for sc := bufio.NewScanner(f); sc.Scan(); {
-		if v, ok := strings.CutPrefix(sc.Text(), key+":"); ok {
-			n, err := strconv.Atoi(strings.TrimSpace(v))
-			if err != nil {
-				return -1
-			}
-			return n
-		}
-	}
-	return -1
 }

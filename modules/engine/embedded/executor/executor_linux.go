@@ -176,7 +176,11 @@ func (e *Executor) run(ctx context.Context, v Vertex, id string, root bkexec.Mou
 	if err := s.join(network); err != nil {
 		return err
 	}
-	if e.container != nil {
+	return s.run(ctx, root, mounts, env, gateway)
+}
+
+func (s *step) run(ctx context.Context, root bkexec.Mount, mounts []bkexec.Mount, env []string, gateway bool) error {
+	if s.e.container != nil {
 		return s.contained(ctx, root, mounts, env, gateway)
 	}
 	if err := s.prepare(ctx, root, mounts, env, gateway); err != nil {

@@ -1,6 +1,7 @@
 package executor
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -34,7 +35,7 @@ func probeLine(verb string, a []string) error {
 		return err
 	case "absent":
 		if _, err := os.ReadFile(a[0]); !os.IsNotExist(err) {
-			return fmt.Errorf("it is there: %v", err)
+			return errors.Join(errors.New("it is there"), err)
 		}
 	case "write":
 		return os.WriteFile(a[0], []byte(a[1]), 0o644)

@@ -13,8 +13,8 @@ import (
 )
 
 // runContained runs a step that has no namespaces: nothing of it ends by
-// itself when we do. So we have asked for no signal when the engine dies, notice that it is
-// gone (the socket's end), end the step and then ourselves.
+// itself when we do. So we have asked for no signal when the engine dies; we
+// notice that it is gone (the socket's end), end the step and then ourselves.
 func runContained(c *control, s Spec) (Report, error) {
 	w, err := warden.New(*s.Contained)
 	if err != nil {

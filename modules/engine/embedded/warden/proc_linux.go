@@ -51,17 +51,7 @@ func procPath(name string, follow bool, tid int, tgid func() int) (asked, bool) 
 	if !follow && path.Dir(name) == "/dev" {
 		return asked{}, false // links as they are
 	}
-	switch name {
-	case "/dev/stdin":
-		name = "/proc/self/fd/0"
-	case "/dev/stdout":
-		name = "/proc/self/fd/1"
-	case "/dev/stderr":
-		name = "/proc/self/fd/2"
-	}
-	if n, ok := strings.CutPrefix(name, "/dev/fd/"); ok {
-		name = "/proc/self/fd/" + n
-	}
+	name = fromDev(name)
 	name, ok := strings.CutPrefix(name, "/proc/")
 	if !ok {
 		return asked{}, false
@@ -81,6 +71,22 @@ func procPath(name string, follow bool, tid int, tgid func() int) (asked, bool) 
 		return asked{rest: who}, true
 	}
 	return asked{}, false
+}
+
+// fromDev is where the links of /dev to descriptors lead.
+func fromDev(name string) string {
+	switch name {
+	case "/dev/stdin":
+		return "/proc/self/fd/0"
+	case "/dev/stdout":
+		return "/proc/self/fd/1"
+	case "/dev/stderr":
+		return "/proc/self/fd/2"
+	}
+	if n, ok := strings.CutPrefix(name, "/dev/fd/"); ok {
+		return "/proc/self/fd/" + n
+	}
+	return name
 }
 
 // link reports whether what is asked for is a link of the kernel's to an open
@@ -154,7 +160,7 @@ func (w *Warden) openCall(r *notify.Request, how openHow) notify.Response {
 	if link && how.flags&unix.O_TRUNC != 0 {
 		flags |= unix.O_TRUNC
 	}
-	fd, errno := -1, unix.Errno(unix.ENOENT)
+	fd, errno := -1, unix.ENOENT
 	if !w.as(r, func() { fd, errno = w.openOf(a, flags, link) }) {
 		return notify.Errno(unix.ENOENT)
 	}
@@ -281,7 +287,7 @@ func (w *Warden) readlinkCall(r *notify.Request, name, buf uint64, size int) not
 	switch {
 	case a.rest == "" && text != "":
 	case a.pid != 0 && a.link():
-		errno := unix.Errno(unix.ENOENT)
+		errno := unix.ENOENT
 		if !w.as(r, func() { text, errno = w.linkOf(a) }) || errno != 0 {
 			return notify.Errno(errno)
 		}

@@ -79,7 +79,7 @@ func (w *Warden) exceeded() string {
 	if limit := w.config.MinDisk; limit > 0 {
 		var st unix.Statfs_t
 		if err := unix.Fstatfs(int(w.root.Fd()), &st); err == nil {
-			if free := int64(st.Bavail) * int64(st.Bsize); free < limit {
+			if free := int64(st.Bavail) * st.Bsize; free < limit {
 				return fmt.Sprintf("it left less than %d MiB of disk", limit>>20)
 			}
 		}
