@@ -10,7 +10,8 @@ import (
 // call is one system call that waits for an answer.
 type call struct {
 	*notify.Request
-	ids *identities
+	ids   *identities
+	roots *roots
 }
 
 // handler is a system call the keeper answers.
@@ -53,6 +54,10 @@ func handlers() map[int]handler {
 		unix.SYS_SYMLINKAT: {"symlinkat", nil, func(c call) notify.Response {
 			return c.symlinkAt(c.Args[0], c.fd(1), c.Args[2])
 		}},
+		unix.SYS_CHROOT:     {"chroot", nil, call.changesRoot},
+		unix.SYS_PIVOT_ROOT: {"pivot_root", nil, call.changesRoot},
+		unix.SYS_UNSHARE:    {"unshare", nil, call.changesRoot},
+		unix.SYS_SETNS:      {"setns", nil, call.changesRoot},
 		unix.SYS_EXECVE: {"execve", nil, func(c call) notify.Response {
 			return c.execAt(unix.AT_FDCWD, c.Args[0], 0)
 		}},

@@ -5,10 +5,12 @@ import (
 	"os"
 	"slices"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"drydock/modules/jail"
+	"drydock/modules/jail/notify"
 )
 
 func TestSetIDs(t *testing.T) {
@@ -202,6 +204,46 @@ func TestRecords(t *testing.T) {
 		if o, ok := parseOwner(bad); ok {
 			t.Errorf("%q is %v", bad, o)
 		}
+	}
+}
+
+func TestRootsAreForgotten(t *testing.T) {
+	var places roots
+	c := call{Request: &notify.Request{PID: os.Getpid()}, roots: &places}
+	take := func() *root {
+		r, err := places.take(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	first := take()
+	other := take() // while the first is in use
+	if first == other {
+		t.Error("two use one root")
+	}
+	places.put(first)
+	places.put(other)
+	if again := take(); again != first {
+		t.Error("the root is looked for again")
+	} else {
+		places.put(again)
+	}
+	c.changesRoot()
+	changed := take()
+	if changed == first {
+		t.Error("a root from before it may have changed")
+	}
+	changed.until = time.Now().Add(-1)
+	places.put(changed)
+	old := take()
+	if old == changed {
+		t.Error("a root that is too old")
+	}
+	places.put(old)
+	c.PID += len(places.slots)
+	if r, err := places.take(c); err == nil && r.pid != c.PID {
+		t.Error("another process's root")
 	}
 }
 

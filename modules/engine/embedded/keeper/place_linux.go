@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"drydock/modules/jail/notify"
 )
 
 // file is what a call names, as a path of the keeper's own that leads to it
@@ -36,6 +38,12 @@ func (c call) descriptor(n int32) file {
 
 // name reads a path from the caller.
 func (c call) name(addr uint64) (string, error) { return c.ReadString(addr, unix.PathMax) }
+
+// changesRoot forgets whose root is where. The kernel changes it afterwards.
+func (c call) changesRoot() notify.Response {
+	c.roots.generation.Add(1)
+	return notify.Continue()
+}
 
 // named finds what a call names by directory, path and flags (openat(2)).
 func (c call) named(dir int32, addr uint64, flags int) (file, error) {
@@ -107,12 +115,12 @@ func (c call) open(dir int32, name string, flags uint64) (int, error) {
 			return -1, err
 		}
 	}
-	root, err := unix.Open(c.proc("root"), unix.O_PATH|unix.O_CLOEXEC, 0)
+	r, err := c.roots.take(c)
 	if err != nil {
 		return -1, err
 	}
-	defer unix.Close(root)
-	return openat2(root, name, flags, unix.RESOLVE_IN_ROOT)
+	defer c.roots.put(r)
+	return openat2(r.fd, name, flags, unix.RESOLVE_IN_ROOT)
 }
 
 // absolute is a relative name from the caller's root on. Nothing is cleaned:

@@ -39,7 +39,13 @@ func attributed(mode uint32) bool {
 
 func look(f file) (looked, error) {
 	var l looked
-	if err := unix.Stat(f.path, &l.Stat_t); err != nil {
+	var err error
+	if f.fd >= 0 {
+		err = unix.Fstat(f.fd, &l.Stat_t)
+	} else {
+		err = unix.Stat(f.path, &l.Stat_t)
+	}
+	if err != nil {
 		return l, err
 	}
 	if attributed(l.Mode) {

@@ -13,8 +13,9 @@ import (
 	"drydock/modules/jail/notify"
 )
 
-// workers is how many calls are answered at a time.
-const workers = 4
+// maxWorkers is how many calls are answered at a time. To pass the turn costs
+// more than most calls, so there are no more than processors.
+const maxWorkers = 4
 
 // Engine is a process under the keeper.
 type Engine struct{ pid int }
@@ -80,14 +81,14 @@ func Probe() (string, error) {
 // serve answers until nobody is left. Without it every call would fail, so
 // the process ends with it.
 func serve(listener *os.File) {
-	ids := newIdentities()
+	ids, places := newIdentities(), &roots{}
 	table := handlers()
-	err := notify.Serve(listener, workers, func(r *notify.Request) notify.Response {
+	err := notify.Serve(listener, min(runtime.NumCPU(), maxWorkers), func(r *notify.Request) notify.Response {
 		h, ok := table[r.Call]
 		if !ok || r.PID == 0 {
 			return notify.Continue()
 		}
-		return h.do(call{r, ids})
+		return h.do(call{r, ids, places})
 	})
 	if err != nil {
 		panic(err)
