@@ -66,52 +66,49 @@ func (s *Snapshotter) delta(t *tree, snap storage.Snapshot) (after *idleTree, un
 	if len(snap.ParentIDs) == 0 || exists(s.recordPath(snap.ID)) && !exists(s.activeDir(snap.ID)) {
 		return nil, undo, nil // it was worked on in its place
 	}
-	parent := snap.ParentIDs[0]
 	place := filepath.Join(s.root, dirDeltas, snap.ID)
 	undo = func() error { return os.RemoveAll(place) }
-	if err := os.RemoveAll(place); err != nil {
-		return nil, undo, err
-	}
-	if err := os.Mkdir(place, 0o700); err != nil {
-		return nil, undo, err
-	}
-	if err := os.Mkdir(s.deltaDir(snap.ID), 0o755); err != nil {
+	err = errors.Join(os.RemoveAll(place), os.Mkdir(place, 0o700), os.Mkdir(s.deltaDir(snap.ID), 0o755))
+	if err != nil {
 		return nil, undo, err
 	}
 	if t.was == nil && !exists(s.indexPath(snap.ID)) { // never mounted
 		s.giveBack(t)
-		return nil, undo, errors.Join(s.like(snap), record{Parent: parent}.save(s.recordPath(snap.ID)))
+		return nil, undo, errors.Join(s.like(snap), record{Parent: snap.ParentIDs[0]}.save(s.recordPath(snap.ID)))
 	}
-	if t.was == nil {
-		if t.was, err = s.handedOut(snap); err != nil {
-			return nil, undo, err
-		}
-	}
-	dir := s.activeDir(snap.ID)
-	now, err := scan(dir)
-	if err != nil {
-		return nil, undo, err
-	}
-	c := &comparer{dir: dir, src: s.source}
-	if err := c.compare(t.was, now); err != nil {
-		return nil, undo, errors.Join(err, undo())
-	}
-	r := record{Parent: parent}
-	err = c.build(s.deltaDir(snap.ID), now)
-	if err == nil {
-		r.Changes = c.changes
-		r.sort()
-		err = r.save(s.recordPath(snap.ID))
-	}
-	if err == nil {
-		err = c.settle(snap.ID, s.deltaDir(snap.ID), now)
-	}
+	now, err := s.changes(t, snap)
 	if err != nil {
 		return nil, undo, errors.Join(err, undo())
 	}
 	return &idleTree{
 		dir: filepath.Join(s.root, dirActive, snap.ID), snapshot: snap.ID, bottom: snap.ParentIDs[len(snap.ParentIDs)-1], root: now,
 	}, undo, nil
+}
+
+// changes puts what changed in a tree into its delta.
+func (s *Snapshotter) changes(t *tree, snap storage.Snapshot) (now *file, err error) {
+	if t.was == nil {
+		if t.was, err = s.handedOut(snap); err != nil {
+			return nil, err
+		}
+	}
+	dir := s.activeDir(snap.ID)
+	if now, err = scan(dir); err != nil {
+		return nil, err
+	}
+	c := &comparer{dir: dir, src: s.source}
+	if err := c.compare(t.was, now); err != nil {
+		return nil, err
+	}
+	if err := c.build(s.deltaDir(snap.ID), now); err != nil {
+		return nil, err
+	}
+	r := record{Parent: snap.ParentIDs[0], Changes: c.changes}
+	r.sort()
+	if err := r.save(s.recordPath(snap.ID)); err != nil {
+		return nil, err
+	}
+	return now, c.settle(snap.ID, s.deltaDir(snap.ID), now)
 }
 
 // giveBack returns a tree that was reserved and not needed.
