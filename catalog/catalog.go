@@ -21,6 +21,8 @@ type Catalog struct {
 	Mirrors  Mirrors         `yaml:"mirrors"`
 	Stages   []Stage         `yaml:"stages"`
 	Policies []policy.Policy `yaml:"policies"`
+
+	Emulators *Emulators `yaml:"emulators,omitempty"` // nil: RUN of foreign architectures is refused
 }
 
 // Base is an image others build on.

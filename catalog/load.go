@@ -38,6 +38,7 @@ func Load(fsys fs.FS, name string) (*Catalog, error) {
 	l.loadMirrors()
 	l.loadPolicies()
 	l.loadStages()
+	l.loadEmulators()
 	l.loadBases()
 	l.loadImages()
 	for i := range l.cat.Images {
