@@ -5,6 +5,8 @@ import (
 	"text/tabwriter"
 
 	"github.com/urfave/cli/v2"
+
+	"drydock/pipeline/line"
 )
 
 func (p *program) baseVerb() *cli.Command {
@@ -20,8 +22,11 @@ func (p *program) baseVerb() *cli.Command {
 				Name: "update", Usage: "resolve bases to the newest packages, build them and write their locks",
 				ArgsUsage: "[NAME...]",
 				Description: `Resolves the named bases (none: all) to what the mirrors serve today, builds
-them and writes their locks into the catalog for review. Prints what changed.`,
-				Flags:  append(commonFlags(), str("engine", "auto", "what executes the steps: auto, embedded or dagger")),
+them and writes their locks into the catalog for review. Prints what changed.
+With --emulators it is the emulators of emulators.yaml, which run foreign
+architectures, whose lock is moved forward, and the bases named.`,
+				Flags: append(commonFlags(), str("engine", "auto", "what executes the steps: auto, embedded or dagger"),
+					boolean("emulators", "move the emulators' lock forward")),
 				Action: p.verb(p.updateBases),
 			},
 		},
@@ -52,12 +57,29 @@ func (p *program) listBases(c *cli.Context, s settings) error {
 	return w.Flush()
 }
 
+// update moves the locks forward that the command line asks for.
+func (p *program) update(c *cli.Context, ses *session) ([]line.BaseUpdate, error) {
+	var updates []line.BaseUpdate
+	if c.Bool("emulators") {
+		u, err := ses.line.UpdateEmulators(c.Context)
+		if err != nil {
+			return nil, err
+		}
+		updates = append(updates, u)
+		if !c.Args().Present() {
+			return updates, nil
+		}
+	}
+	bases, err := ses.line.UpdateBases(c.Context, c.Args().Slice())
+	return append(updates, bases...), err
+}
+
 func (p *program) updateBases(c *cli.Context, s settings) error {
 	ses, err := p.open(c.Context, s)
 	if err != nil {
 		return err
 	}
-	updates, err := ses.line.UpdateBases(c.Context, c.Args().Slice())
+	updates, err := p.update(c, ses)
 	if cerr := ses.close(); err == nil {
 		err = cerr
 	}

@@ -60,7 +60,10 @@ type Builder struct {
 	Mirrors *mirror.Set
 	// Engine gives the client full bases are configured with. It is called only
 	// when a step must run; nil refuses to build full bases that are not cached.
-	Engine   func(context.Context) (*dagger.Client, error)
+	Engine func(context.Context) (*dagger.Client, error)
+	// Emulate makes the engine ready to run a platform's code, where it needs an
+	// emulator for that, and says what that is made of; nil leaves it to the engine.
+	Emulate  func(artifact.Platform) ([]artifact.Material, error)
 	CacheDir string            // finished layouts and layers live here
 	Locked   bool              // refuse to replace what the mirror no longer serves
 	Log      func(line string) // progress, nil-able

@@ -293,6 +293,12 @@ func (b *Builder) makeDebian(ctx context.Context, w *layout.Writer, spec Spec, l
 			return "", err
 		}
 		r.Materials = append(r.Materials, materials...)
+		if lock.Variant == VariantFull && b.Emulate != nil {
+			if materials, err = b.Emulate(t.Platform); err != nil {
+				return "", err
+			}
+			r.Materials = append(r.Materials, materials...)
+		}
 		layers, err := b.layers(ctx, lock, t, in, tmp)
 		if err != nil {
 			return "", err

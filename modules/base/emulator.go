@@ -109,10 +109,12 @@ func (b *Builder) readEmulators(ctx context.Context, p LockedPackage, spec Emula
 	}
 	defer os.RemoveAll(tmp)
 	wanted := map[string]string{} // path to architecture
+	most := 0
 	for _, e := range spec.Emulate {
 		if e.Architecture == host.Architecture {
 			continue
 		}
+		most++
 		for _, name := range programsOf(e.Architecture) {
 			wanted[name] = e.Architecture
 		}
@@ -128,8 +130,14 @@ func (b *Builder) readEmulators(ctx context.Context, p LockedPackage, spec Emula
 		if err == nil && !static(file) {
 			return nil // qemu-user of Debian 12 and earlier
 		}
+		if err != nil {
+			return err
+		}
 		found[arch] = LockedEmulator{Architecture: arch, Path: name, SHA256: sum, Size: size}
-		return err
+		if len(found) == most {
+			return errEnough // the package is large
+		}
+		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("reading %s %s: %w", p.Name, p.Version, err)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"dagger.io/dagger"
+	"github.com/moby/buildkit/solver/pb"
 
 	"drydock/modules/artifact"
 	"drydock/modules/engine/embedded/core"
@@ -83,6 +84,12 @@ func connectEmbedded(ctx context.Context, cfg Config) (*Engine, error) {
 		return nil, errors.Join(err, e.Close())
 	}
 	return e, nil
+}
+
+// Emulated is the architecture whose emulator the embedded engine needs to run
+// a platform's code here; "" when it needs none.
+func Emulated(p artifact.Platform) string {
+	return executor.Emulated(&pb.Platform{OS: p.OS, Architecture: p.Architecture, Variant: p.Variant})
 }
 
 // watchEvents feeds progress from the child until stopped. When it returns,

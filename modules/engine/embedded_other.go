@@ -24,6 +24,9 @@ func Probe(context.Context, string, []string) (Report, error) {
 	}}}, nil
 }
 
+// Emulated is "": the embedded engine does not run here.
+func Emulated(artifact.Platform) string { return "" }
+
 // unsupported is the answer of the embedded engine where it cannot run.
 func unsupported() error {
 	return &artifact.Error{

@@ -1,5 +1,8 @@
 package engine
 
+// FindingForeign is the Finding that says whether steps can be emulated.
+const FindingForeign = "foreign architectures"
+
 // Finding is one thing the embedded engine needs of this host.
 type Finding struct {
 	Name     string `json:"name"`

@@ -217,6 +217,10 @@ func (l *Line) build(ctx context.Context, n plan.Node, in run.Inputs) (any, erro
 		}
 		maps.Copy(secrets, addresses)
 	}
+	emulators, err := l.emulators(e, img, variant, *n.Platform)
+	if err != nil {
+		return nil, err
+	}
 	b := &builtImage{Variant: variant, Platform: *n.Platform, Name: n.ID, Bases: bases}
 	var layers []artifact.Digest
 	for _, r := range bases {
@@ -238,6 +242,7 @@ func (l *Line) build(ctx context.Context, n plan.Node, in run.Inputs) (any, erro
 		return nil, err
 	}
 	b.Materials, b.Complete = box.gateway.Materials(b.Name)
+	b.Materials = append(b.Materials, emulators...)
 	return b, nil
 }
 

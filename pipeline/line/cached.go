@@ -74,6 +74,9 @@ func (l *Line) fingerprint(p plan.Image, seen map[string]bool) (artifact.Digest,
 		}
 		k.Text(path, string(raw))
 	}
+	if err := l.addEmulators(k); err != nil {
+		return "", err
+	}
 	for _, ref := range variant.Refs {
 		if err := l.addReference(k, ref, seen); err != nil {
 			return "", err

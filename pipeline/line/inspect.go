@@ -93,8 +93,8 @@ func (l *Line) test(ctx context.Context, n plan.Node, in run.Inputs) (any, error
 	if err != nil {
 		return nil, fmt.Errorf("asking what the engine can execute: %w", err)
 	}
-	if string(native) != b.Platform.String() {
-		spec.StaticOnly = fmt.Sprintf("the engine executes %s and cannot execute %s", native, b.Platform)
+	if spec.StaticOnly, err = l.staticOnly(e, string(native), b.Platform); err != nil {
+		return nil, err
 	}
 	report, err := sandbox.Test(ctx, e.Client, step, b.Tar, spec, b.Platform)
 	if err != nil {

@@ -73,6 +73,8 @@ type Line struct {
 	basesReg   *shared[*basesRegistry]
 	signer     *shared[*sign.Signer]
 	gatewayBox *shared[*gatewayBox]
+	emulation  *shared[*emulation]
+	canEmulate *shared[string]
 
 	mu      sync.Mutex
 	closers []func() error
@@ -106,6 +108,8 @@ func New(ctx context.Context, cfg Config) *Line {
 	l.basesReg = share(l.openBases)
 	l.signer = share(l.openSigner)
 	l.gatewayBox = share(l.openGateway)
+	l.emulation = share(l.openEmulation)
+	l.canEmulate = share(l.findEmulates)
 	return l
 }
 
@@ -273,9 +277,14 @@ func (l *Line) openEngine() (*engine.Engine, error) {
 	if err != nil {
 		return nil, err
 	}
+	emulation, err := l.emulation.get()
+	if err != nil {
+		return nil, err
+	}
 	e, err := engine.Connect(l.ctx, engine.Config{
 		Kind: l.cfg.Engine, CacheDir: l.cfg.Cache, Gateway: box.socket, Images: bases.address,
 		Environ: l.cfg.Environ, LookupEnv: l.cfg.LookupEnv, Log: l.cfg.Log, Progress: l.engineEvent, Tier: l.cfg.Tier, Notice: l.engineNotice, Quota: l.cfg.Quota,
+		Emulators: emulation.forEngine(l.builder()),
 	})
 	if err != nil {
 		return nil, err
@@ -386,7 +395,8 @@ func (l *Line) builder() *base.Builder {
 	set, _ := l.mirrors.get() // the caller has asked before
 	return &base.Builder{
 		Mirrors: set, CacheDir: filepath.Join(l.cfg.Cache, "bases"), Locked: l.cfg.Locked,
-		Engine: func(context.Context) (*dagger.Client, error) { return l.client() },
+		Engine:  func(context.Context) (*dagger.Client, error) { return l.client() },
+		Emulate: func(p artifact.Platform) ([]artifact.Material, error) { return l.emulatorOf(p) },
 		Log: func(line string) {
 			l.cfg.Sink.Emit(progress.Event{Step: "base", Kind: progress.Log, Text: line})
 		},
