@@ -37,7 +37,7 @@ func (p *program) testVerb() *cli.Command {
 		Description: `Runs container-structure-test files and service checks inside each image: no
 network but loopback, no privileges, as the image's own user. Writes JUnit XML
 to --out. Exits 1 when a test fails. Platforms the engine cannot execute get
-static tests only.`,
+static tests only, unless the catalog's emulators.yaml has them emulated.`,
 		Flags:  engineFlags(),
 		Action: p.verb(p.only(line.Options{Kinds: []plan.Kind{plan.KindTest}})),
 	}

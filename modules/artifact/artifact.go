@@ -286,6 +286,7 @@ type Confinement struct {
 type TestReport struct {
 	Version     int          `json:"version"` // 1
 	StaticOnly  bool         `json:"staticOnly"`
+	Emulated    bool         `json:"emulated,omitempty"` // what ran of the image ran in an emulator of its processor
 	Passed      int          `json:"passed"`
 	Failed      int          `json:"failed"`
 	Skipped     int          `json:"skipped"`

@@ -9,6 +9,7 @@ import (
 
 	"drydock/catalog"
 	"drydock/modules/artifact"
+	"drydock/modules/engine"
 	"drydock/modules/sandbox"
 	"drydock/modules/sandbox/suite"
 	"drydock/modules/sbom"
@@ -100,6 +101,7 @@ func (l *Line) test(ctx context.Context, n plan.Node, in run.Inputs) (any, error
 	if err != nil {
 		return nil, err
 	}
+	report.Emulated = spec.StaticOnly == "" && e.Kind == engine.KindEmbedded && engine.Emulated(b.Platform) != ""
 	return &tested{Report: report, Platform: b.Platform, Manifest: b.Manifest}, nil
 }
 

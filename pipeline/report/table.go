@@ -139,7 +139,7 @@ func (s Summary) footer(b *strings.Builder, width int) {
 		len(s.Images), dash(strings.Join(parts, ", ")), dash(s.Trigger), dash(engine), s.Exit)
 	for _, st := range s.StaticOnly {
 		name := Image{Image: st.Image, Variant: st.Variant}.Name()
-		wrapInto(b, "static tests only: ", name+" on "+platformNames(st.Platforms)+" (this engine cannot execute it)", width)
+		wrapInto(b, "static tests only: ", name+" on "+platformNames(st.Platforms)+" (nothing was executed)", width)
 	}
 	for _, m := range s.Mirrors {
 		if m.Public {
