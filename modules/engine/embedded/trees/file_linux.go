@@ -125,6 +125,9 @@ type scanner struct{ others errgroup.Group }
 // into looks at what is in the directory of a name in an open one; path is its
 // whole path, for who does not have that open.
 func (s *scanner) into(f *file, at int, name, path string) error {
+	if len(path) >= unix.PathMax { // nothing else could be done with it
+		return &os.PathError{Op: "open", Path: path[:64] + "…", Err: unix.ENAMETOOLONG}
+	}
 	fd, err := unix.Openat(at, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: name, Err: err}

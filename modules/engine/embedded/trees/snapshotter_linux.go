@@ -41,7 +41,45 @@ type Snapshotter struct {
 	views   map[string]*sync.Mutex
 	flats   []flat
 	serial  int
-	trash   sync.WaitGroup
+	trash   background
+}
+
+// background is work nobody waits for but at the end. Unlike with a WaitGroup,
+// more may begin while somebody waits.
+type background struct {
+	mu      sync.Mutex
+	running int
+	none    *sync.Cond
+}
+
+// Go runs f.
+func (b *background) Go(f func()) {
+	b.mu.Lock()
+	b.running++
+	b.mu.Unlock()
+	go func() {
+		defer func() {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.running--
+			if b.running == 0 && b.none != nil {
+				b.none.Broadcast()
+			}
+		}()
+		f()
+	}()
+}
+
+// Wait returns when nothing is running.
+func (b *background) Wait() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.none == nil {
+		b.none = sync.NewCond(&b.mu)
+	}
+	for b.running > 0 {
+		b.none.Wait()
+	}
 }
 
 var (

@@ -1,6 +1,7 @@
 package trees
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"strings"
@@ -182,5 +183,32 @@ func TestPinned(t *testing.T) {
 	}
 	if got, err := os.ReadFile(child + "/etc/keep"); err != nil || string(got) != "two" {
 		t.Errorf("the child has %q (%v)", got, err)
+	}
+}
+
+// TestDeep: directories deeper than any path fail the step that made them, and
+// the next one gets a tree without them.
+func TestDeep(t *testing.T) {
+	b := open(t, Options{})
+	b.step("base", "", func(dir string) { sh(t, dir, baseScript) })
+	want := describe(t, b.view("base"))
+	dir := b.prepare("deep", "base")
+	fd, err := unix.Open(dir, unix.O_DIRECTORY, 0)
+	b.must(err)
+	for range 30 {
+		name := strings.Repeat("d", 200)
+		b.must(unix.Mkdirat(fd, name, 0o755))
+		next, err := unix.Openat(fd, name, unix.O_DIRECTORY, 0)
+		b.must(err)
+		b.must(unix.Close(fd))
+		fd = next
+	}
+	b.must(unix.Close(fd))
+	if err := b.Commit(t.Context(), "never", "deep"); !errors.Is(err, unix.ENAMETOOLONG) {
+		t.Errorf("committing it: %v", err)
+	}
+	b.must(b.Remove(t.Context(), "deep"))
+	if got := describe(t, b.prepare("next", "base")); got != want {
+		t.Errorf("the next tree:\n%s\nis not\n%s", got, want)
 	}
 }
