@@ -25,8 +25,9 @@ const (
 	fdListener = 4
 )
 
-// ChildMain runs this process as the engine child or as a probe when its arguments (os.Args) say so. main calls it before anything
-// else and exits with the code when it was handled.
+// ChildMain runs this process as one of the engine's children when its
+// arguments (os.Args) say so. main calls it before anything else and exits with
+// the code when it was handled.
 func ChildMain(args []string, serve Serve) (handled bool, exit int) {
 	if len(args) < 2 {
 		return false, 0
@@ -36,49 +37,42 @@ func ChildMain(args []string, serve Serve) (handled bool, exit int) {
 	default:
 		return false, 0
 	}
+	exit, err := childMain(args, serve)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return true, 1
+	}
+	return true, exit
+}
+
+func childMain(args []string, serve Serve) (exit int, err error) {
 	// forgotten by the exec that gained capabilities: ask again. The engine
 	// lives as long as the processes that use it, which its sockets tell.
 	if args[1] != argEngine && args[1] != argKeeper {
 		if err := jail.DieWithParent(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return true, 1
+			return 0, err
 		}
 	}
 	in := bufio.NewReaderSize(os.Stdin, 16)
 	if len(args) == 2 && inFreshUserNS() {
-		if err := execAgain(args[1]); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-		}
-		return true, 1
+		return 1, execAgain(args[1])
 	}
 	if err := unix.CloseRange(fdReady, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		unix.CloseOnExec(fdReady)
 		unix.CloseOnExec(fdListener)
 	}
-	if args[1] == argKeeper {
-		code, err := keeperMain()
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-		}
-		return true, code
-	}
 	out := os.NewFile(fdReady, "ready")
-	var err error
 	switch args[1] {
+	case argKeeper:
+		return keeperMain(out)
 	case argProbe:
-		err = probeMain(in, out)
+		return 0, probeMain(in, out)
 	case argRemove:
-		err = removeMain(in)
+		return 0, removeMain(in)
 	case argBinfmt:
-		err = binfmtMain()
-	default:
-		err = engineMain(in, out, serve, keptBy(args))
+		return 0, binfmtMain()
 	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return true, 1
-	}
-	return true, 0
+	return 0, engineMain(in, out, serve, keptBy(args))
 }
 
 // inFreshUserNS: id 0 has no meaning yet, our parent still writes the map; or

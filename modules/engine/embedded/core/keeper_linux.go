@@ -11,9 +11,8 @@ import (
 // keeperMain is the child of a user namespace with one id: it keeps the owners
 // and starts the engine under it, on its own input, output and descriptors.
 // The engine is told who we are to those outside.
-func keeperMain() (int, error) {
+func keeperMain(out *os.File) (int, error) {
 	pid := ownPID()
-	out := os.NewFile(fdReady, "ready")
 	listener := os.NewFile(fdListener, "listener")
 	engine, err := startKept(pid, out, listener)
 	if err != nil {

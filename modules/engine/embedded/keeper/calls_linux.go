@@ -54,6 +54,9 @@ func handlers() map[int]handler {
 		unix.SYS_SYMLINKAT: {"symlinkat", nil, func(c call) notify.Response {
 			return c.symlinkAt(c.Args[0], c.fd(1), c.Args[2])
 		}},
+		unix.SYS_GETSOCKOPT: {
+			"getsockopt", []jail.Test{{Arg: 1, Value: unix.SOL_SOCKET}, {Arg: 2, Value: unix.SO_PEERCRED}}, call.peer,
+		},
 		unix.SYS_CHROOT:     {"chroot", nil, call.changesRoot},
 		unix.SYS_PIVOT_ROOT: {"pivot_root", nil, call.changesRoot},
 		unix.SYS_UNSHARE:    {"unshare", nil, call.changesRoot},

@@ -247,6 +247,17 @@ func TestRootsAreForgotten(t *testing.T) {
 	}
 }
 
+func TestStatus(t *testing.T) {
+	var c call
+	here, _, err := c.status(os.Getpid())
+	if err != nil || here != os.Getpid() {
+		t.Errorf("%d is %d: %v", os.Getpid(), here, err)
+	}
+	if here, inner, err := c.status(1 << 30); err == nil {
+		t.Errorf("nobody is %d, %d", here, inner)
+	}
+}
+
 func TestDescriptorName(t *testing.T) {
 	for name, want := range map[string]int32{"/dev/stdin": 0, "/dev/stderr": 2, "/proc/self/fd/12": 12, "/dev/fd/3": 3} {
 		if n, ok := descriptorName(name); !ok || n != want {
