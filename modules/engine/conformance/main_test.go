@@ -62,6 +62,7 @@ func startEngines() {
 	engines.images = strings.TrimPrefix(httptest.NewServer(handler).URL, "http://") // ends with the process
 	embedded, err := engine.Connect(ctx, engine.Config{
 		Kind: engine.KindEmbedded, CacheDir: engines.dir, Tier: os.Getenv("DRYDOCK_TEST_TIER"), Images: engines.images, Environ: os.Environ(), Log: &engines.log,
+		LookupEnv: os.LookupEnv,
 	})
 	if err != nil {
 		engines.err = err

@@ -16,6 +16,7 @@ import (
 	gatewayapi "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/identity"
 	"github.com/moby/buildkit/solver/pb"
+	"golang.org/x/sys/unix"
 
 	"drydock/modules/engine/embedded/initbin"
 	"drydock/modules/engine/embedded/initproc"
@@ -89,6 +90,7 @@ func New(opt Options) (*Executor, error) {
 		return nil, err
 	}
 	if e.memory, err = initbin.Memory(); err == nil {
+		e.memory = raised(e.memory)
 		e.init = fmt.Sprintf("/proc/self/fd/%d", e.memory.Fd())
 	} else if e.init, err = initbin.Write(opt.Root); err != nil {
 		return nil, err
@@ -96,6 +98,21 @@ func New(opt Options) (*Executor, error) {
 	sweepCgroups()
 	e.spawner = jail.NewSpawner()
 	return e, nil
+}
+
+// raisedFD is above the descriptors that are in use at a time.
+const raisedFD = 1000
+
+// raised gives a file a high descriptor. What is executed by its descriptor
+// must not have one that starting a process uses: package syscall moves the
+// child's files to the numbers after the highest of them.
+func raised(f *os.File) *os.File {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, raisedFD)
+	if err != nil {
+		return f // the limit is lower: as it was
+	}
+	defer f.Close()
+	return os.NewFile(uintptr(fd), f.Name())
 }
 
 // Close ends every step that still runs.

@@ -31,6 +31,7 @@ type container struct {
 	annotations map[string]string
 	ports       []port // exposed by calls, in their order
 	bindings    []binding
+	logins      []login
 	imageRef    string
 	last        *llb.State // meta mount of the last exec
 }
@@ -53,6 +54,7 @@ func (c *container) clone() *container {
 	d.secretEnv = slices.Clone(c.secretEnv)
 	d.ports = slices.Clone(c.ports)
 	d.bindings = slices.Clone(c.bindings)
+	d.logins = slices.Clone(c.logins)
 	d.annotations = maps.Clone(c.annotations)
 	d.image.Config.Env = slices.Clone(c.image.Config.Env)
 	d.image.Config.Labels = maps.Clone(c.image.Config.Labels)

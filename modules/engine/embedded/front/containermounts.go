@@ -118,7 +118,11 @@ func withMountedCache(ctx context.Context, k *call, c *container) (any, error) {
 		return nil, err
 	}
 	m := mountPoint{cache: volume.key, source: directory{state: llb.Scratch(), path: "/"}}
-	if m.owner, err = k.owner(ctx, c.root(), k.str("owner")); err != nil {
+	who := k.str("owner")
+	if who == "" {
+		who = volume.owner
+	}
+	if m.owner, err = k.owner(ctx, c.root(), who); err != nil {
 		return nil, err
 	}
 	sharing := k.str("sharing")
@@ -137,6 +141,9 @@ func withMountedCache(ctx context.Context, k *call, c *container) (any, error) {
 	src, err := objectArg[*directory](ctx, k, "source")
 	if err != nil {
 		return nil, err
+	}
+	if src == nil {
+		src = volume.source
 	}
 	if src == nil {
 		src = &directory{state: llb.Scratch(), path: "/"}

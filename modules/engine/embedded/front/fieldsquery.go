@@ -31,6 +31,8 @@ func (h *hostObject) withRecipe(r *recipe) object { return &hostObject{node{r}} 
 type cacheVolume struct {
 	node
 	key, sharing string
+	source       *directory // what it starts with; nil is nothing
+	owner        string
 }
 
 func (*cacheVolume) typeName() string { return "CacheVolume" }
@@ -50,11 +52,12 @@ func queryFields() map[string]field {
 		"directory": on("", func(_ context.Context, c *call, _ *query) (any, error) { return c.emptyDirectory(), nil }),
 		"file":      on("name:s! contents:s! permissions:i", queryFile),
 		"host":      on("", func(context.Context, *call, *query) (any, error) { return &hostObject{}, nil }),
-		"cacheVolume": on("key:s! sharing:s", func(_ context.Context, c *call, _ *query) (any, error) {
+		"cacheVolume": on("key:s! source:o sharing:s owner:s", func(ctx context.Context, c *call, _ *query) (any, error) {
 			if c.str("key") == "" {
 				return nil, usage("cacheVolume: the key is empty", "")
 			}
-			return &cacheVolume{key: c.str("key"), sharing: c.str("sharing")}, nil
+			src, err := objectArg[*directory](ctx, c, "source")
+			return &cacheVolume{key: c.str("key"), sharing: c.str("sharing"), source: src, owner: c.str("owner")}, err
 		}),
 		"setSecret": on("name:s! plaintext:s key:s", setSecret).with(keepPlaintext),
 		"secret":    on("uri:s! cacheKey:s", secretFromURI),

@@ -142,7 +142,7 @@ func TestErrorsOfQueries(t *testing.T) {
 		{`{container{from(address:"busybox"){id}}}`, "usage", []string{"repository@sha256:"}},
 		{`{container{withExec(args:["x"],insecureRootCapabilities:true){id}}}`, "usage", []string{"insecureRootCapabilities"}},
 		{`{container{withExec(args:["x"],stdin:"a",redirectStdin:"/b"){id}}}`, "usage", []string{"both stdin and redirectStdin"}},
-		{`{container{publish(address:"x/y")}}`, "usage", []string{"Container.publish"}},
+		{`{container{publish(address:"x/y")}}`, "usage", []string{"Container.publish", "registry"}},
 		{`{container{withMountedTemp(path:"/"){id}}}`, "usage", []string{"over /"}},
 		{`{container(platform:"a/b/c/d/e"){id}}`, "usage", []string{"not a platform"}},
 		{`{host{directory(path:"relative"){id}}}`, "usage", []string{"relative"}},

@@ -31,9 +31,6 @@ func containerImageFields() map[string]field {
 		"import":    on("source:o! tag:s", containerImport),
 		"asTarball": on("platformVariants:O forcedCompression:s mediaTypes:s", asTarball),
 		"export":    on("path:s! platformVariants:O forcedCompression:s mediaTypes:s expand:b", exportContainer).with(hostPath),
-		"publish": on("address:s! platformVariants:O forcedCompression:s mediaTypes:s", func(context.Context, *call, *container) (any, error) {
-			return nil, notHere("Container.publish (steps hold no registry credentials: export the image and push it by digest)")
-		}),
 	}
 }
 

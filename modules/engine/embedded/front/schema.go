@@ -52,11 +52,12 @@ func (f field) with(prepare func(*call) error) field {
 
 func newSchema() schema {
 	s := schema{
-		"Query":       queryFields(),
-		"Host":        hostFields(),
-		"Container":   merged(containerFields(), containerConfigFields(), containerFileFields(), containerMountFields(), containerExecFields(), containerImageFields(), containerServiceFields()),
-		"Directory":   merged(directoryFields(), directoryReadFields()),
-		"File":        fileFields(),
+		"Query": queryFields(),
+		"Host":  hostFields(),
+		"Container": merged(containerFields(), containerConfigFields(), containerFileFields(), containerMountFields(), containerExecFields(), containerImageFields(), containerServiceFields(),
+			containerStatFields(), publishFields()),
+		"Directory":   merged(directoryFields(), directoryReadFields(), directoryStatFields()),
+		"File":        merged(fileFields(), fileStatFields()),
 		"CacheVolume": {},
 		"Secret":      secretFields(),
 		"Service":     serviceFields(),
