@@ -8,6 +8,8 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"drydock/modules/artifact"
+	"drydock/modules/engine"
+	"drydock/pipeline/line"
 )
 
 // settings is the effective configuration of one invocation:
@@ -28,6 +30,11 @@ type settings struct {
 	FailFast bool     `json:"failFast"`
 	Locked   bool     `json:"locked"`
 	Jobs     int      `json:"jobs"`
+
+	CacheFrom string         `json:"cacheFrom"`
+	CacheTo   string         `json:"cacheTo"`
+	imports   []engine.Cache // CacheFrom
+	exports   []engine.Cache // CacheTo
 
 	CacheQuota string `json:"cacheQuota"` // "" is a share of the disk
 	quota      int64  // CacheQuota in bytes
@@ -75,6 +82,8 @@ func engineFlags() []cli.Flag {
 		str("engine", "auto", "what executes the steps: auto, embedded or dagger"),
 		str("tier", "auto", "how the embedded engine isolates steps: auto (the best this host gives), T1 or T2"),
 		quotaFlag(),
+		str("cache-from", "", "start from results of builds elsewhere: `CACHES` separated by spaces, each DIR, type=local,src=DIR or type=registry,ref=REF"),
+		str("cache-to", "", "leave the results for builds elsewhere in `CACHES`; a change request's are kept apart, and read by no branch, tag or schedule"),
 		boolean("fail-fast", "stop everything at the first failure"),
 		boolean("locked", "refuse (exit 3) when a base's lock can no longer be served, instead of resolving anew"),
 		&cli.IntFlag{Name: "jobs", Usage: "tasks at once (0: twice the processors)", EnvVars: env("jobs")},
@@ -89,9 +98,15 @@ func readSettings(c *cli.Context, environ []string) (settings, error) {
 		Images: append([]string{}, c.StringSlice("image")...), Progress: c.String("progress"), JSON: c.Bool("json"),
 		Engine: c.String("engine"), Tier: c.String("tier"), Trigger: c.String("trigger"), Changed: c.String("changed"),
 		FailFast: c.Bool("fail-fast"), Locked: c.Bool("locked"), Jobs: c.Int("jobs"),
-		CacheQuota: c.String("cache-quota"),
+		CacheQuota: c.String("cache-quota"), CacheFrom: c.String("cache-from"), CacheTo: c.String("cache-to"),
 	}
 	var err error
+	if s.imports, err = line.ParseCaches("cache-from", s.CacheFrom); err != nil {
+		return s, err
+	}
+	if s.exports, err = line.ParseCaches("cache-to", s.CacheTo); err != nil {
+		return s, err
+	}
 	if s.quota, err = parseSize("cache-quota", s.CacheQuota); err != nil {
 		return s, err
 	}

@@ -59,7 +59,9 @@ func (s *session) runLine(c *cli.Context, o line.Options) (summary report.Summar
 	if err := writable(s.Out); err != nil {
 		return summary, err
 	}
-	return s.line.Run(c.Context, pl, o)
+	summary, err = s.line.Run(c.Context, pl, o)
+	s.line.ExportCaches()
+	return summary, err
 }
 
 func (p *program) printSummary(s report.Summary, asJSON bool) error {

@@ -110,8 +110,8 @@ func (s *cacheServer) serve(ctx context.Context) {
 			return
 		}
 		if err != nil {
-			time.Sleep(10 * time.Millisecond) // out of descriptors: some will be closed
-			continue
+			s.say("caches are no longer answered for: %v", err)
+			return
 		}
 		go s.answer(ctx, c)
 	}

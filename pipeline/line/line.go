@@ -56,7 +56,11 @@ type Config struct {
 	Now       time.Time      // the time of judgement
 	Sink      progress.Sink
 	Log       io.Writer // the engine's own log; nil discards
-	Quota     int64     // how much an embedded engine keeps, in bytes; 0 is a share of the disk
+
+	CacheFrom []engine.Cache // results of builds elsewhere, which this run's may start from
+	CacheTo   []engine.Cache // where ExportCaches writes this run's
+
+	Quota int64 // how much an embedded engine keeps, in bytes; 0 is a share of the disk
 }
 
 // Line is one wired pipeline. Nothing is opened before it is wanted: a run in
@@ -281,10 +285,15 @@ func (l *Line) openEngine() (*engine.Engine, error) {
 	if err != nil {
 		return nil, err
 	}
+	registries, err := l.cacheRegistries()
+	if err != nil {
+		return nil, err
+	}
 	e, err := engine.Connect(l.ctx, engine.Config{
 		Kind: l.cfg.Engine, CacheDir: l.cfg.Cache, Gateway: box.socket, Images: bases.address,
 		Environ: l.cfg.Environ, LookupEnv: l.cfg.LookupEnv, Log: l.cfg.Log, Progress: l.engineEvent, Tier: l.cfg.Tier, Notice: l.engineNotice, Quota: l.cfg.Quota,
 		Emulators: emulation.forEngine(l.builder()),
+		CacheFrom: l.readCaches(), CacheTo: l.writeCaches(), Registries: registries, Steps: box.gateway,
 	})
 	if err != nil {
 		return nil, err
@@ -319,7 +328,8 @@ func (l *Line) client() (*dagger.Client, error) {
 	return e.Client, nil
 }
 
-// engineNotice says whom this run waits for before it has an engine.
+// engineNotice tells what the engine has to say: whom it waits for, what came
+// of caches.
 func (l *Line) engineNotice(text string) {
 	l.cfg.Sink.Emit(progress.Event{Step: "engine", Kind: progress.Note, Text: text})
 }

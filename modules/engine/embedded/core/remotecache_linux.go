@@ -37,18 +37,18 @@ const (
 // blobTime bounds the wait for one blob, which may have to be downloaded.
 const blobTime = 30 * time.Minute
 
-// BlobQuestion asks the main process for a blob; BlobAnswer names a file that
-// holds it, its digest verified, or says why there is none.
-type (
-	BlobQuestion struct {
-		Digest string `json:"digest"`
-		Size   int64  `json:"size"`
-	}
-	BlobAnswer struct {
-		Path  string `json:"path,omitempty"`
-		Error string `json:"error,omitempty"`
-	}
-)
+// BlobQuestion asks the main process for a blob.
+type BlobQuestion struct {
+	Digest string `json:"digest"`
+	Size   int64  `json:"size"`
+}
+
+// BlobAnswer names a file that holds the blob, its digest verified, or says why
+// there is none.
+type BlobAnswer struct {
+	Path  string `json:"path,omitempty"`
+	Error string `json:"error,omitempty"`
+}
 
 func cacheImporter(_ context.Context, g session.Group, attrs map[string]string) (remotecache.Importer, ocispecs.Descriptor, error) {
 	dgst, err := digest.Parse(attrs[CacheDigest])

@@ -1,6 +1,7 @@
 package executor
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -164,9 +165,9 @@ func (e *Executor) run(ctx context.Context, v Vertex, id string, root bkexec.Mou
 	if err := bkexec.ValidContainerID(id); err != nil {
 		return err
 	}
-	s := &step{e: e, vertex: v, dir: filepath.Join(e.opt.Root, id), process: p, markStarted: markStarted}
-	if s.socket = e.opt.GatewaySocket; s.socket == "" {
-		s.socket = gatewayFrom(ctx)
+	s := &step{
+		e: e, vertex: v, dir: filepath.Join(e.opt.Root, id), process: p, markStarted: markStarted,
+		socket: cmp.Or(e.opt.GatewaySocket, gatewayFrom(ctx)),
 	}
 	gateway := s.socket != "" && v.Digest != "" && p.Meta.NetMode != pb.NetMode_NONE
 	env, emulate := make([]string, 0, len(p.Meta.Env)), ""
