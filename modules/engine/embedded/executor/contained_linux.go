@@ -33,9 +33,10 @@ const (
 
 // container is what an Executor of TierContainer has.
 type container struct {
-	abi       int   // Landlock ABI that is used
-	memory    int64 // bytes a step may have
-	processes int   // and processes and threads
+	abi       int               // Landlock ABI that is used
+	memory    int64             // bytes a step may have
+	processes int               // and processes and threads
+	proc      map[string]string // files of /proc that do not change
 	mu        sync.Mutex
 	busy      map[string]chan struct{} // writable sources in use, by path
 	running   map[int]func()           // inits, and how to end them
@@ -47,8 +48,8 @@ type container struct {
 func newContainer(opt Options) (*container, jail.Filter, error) {
 	c := &container{
 		abi: jail.LandlockABI(), memory: int64(float64(availableMemory()) * memoryShare),
-		processes: maxProcesses,
-		busy:      map[string]chan struct{}{}, running: map[int]func(){},
+		processes: maxProcesses, proc: readProc(procFiles()),
+		busy: map[string]chan struct{}{}, running: map[int]func(){},
 	}
 	switch {
 	case opt.LandlockABI < 0:
@@ -202,7 +203,7 @@ func (s *step) furnishOwn(hostname string, gateway bool) ([]*furnishing, error) 
 		name string
 		make func(string) error
 	}{
-		{"dev", makeDev}, {"proc", func(dir string) error { return makeProc(dir, hostname) }}, {"sys", makeSys},
+		{"dev", makeDev}, {"proc", func(dir string) error { return makeProc(dir, hostname, s.e.container.proc) }}, {"sys", makeSys},
 	} {
 		dir := filepath.Join(s.dir, f.name)
 		if err := f.make(dir); err != nil {

@@ -59,17 +59,38 @@ func probeDev(dir string) error {
 	return f.Close()
 }
 
-// procFiles are copied from the host's /proc: what tells of the machine and of
-// no process.
-var procFiles = []string{
-	"cpuinfo", "filesystems", "loadavg", "meminfo", "stat", "uptime", "version", "vmstat", "cgroups",
-	"sys/kernel/ostype", "sys/kernel/osrelease", "sys/kernel/version", "sys/kernel/pid_max", "sys/kernel/threads-max",
-	"sys/kernel/cap_last_cap", "sys/kernel/ngroups_max", "sys/kernel/overflowuid", "sys/kernel/overflowgid",
-	"sys/kernel/random/boot_id", "sys/kernel/random/entropy_avail", "sys/kernel/random/poolsize",
-	"sys/kernel/seccomp/actions_avail", "sys/kernel/randomize_va_space", "sys/kernel/sched_child_runs_first",
-	"sys/fs/file-max", "sys/fs/nr_open", "sys/fs/pipe-max-size", "sys/fs/inotify/max_user_watches",
-	"sys/fs/inotify/max_user_instances", "sys/vm/overcommit_memory", "sys/vm/max_map_count", "sys/vm/swappiness",
-	"sys/net/core/somaxconn", "sys/net/ipv4/ip_local_port_range", "sys/net/ipv4/ip_unprivileged_port_start",
+// changingProcFiles are copied from the host's /proc for each step: what tells
+// of the machine and of no process. Most are answered anew when they are
+// opened.
+func changingProcFiles() []string { return []string{"loadavg", "meminfo", "stat", "uptime"} }
+
+// procFiles are those that do not change while the engine runs.
+func procFiles() []string {
+	return []string{
+		"cpuinfo", "filesystems", "version", "sys/kernel/ostype", "sys/kernel/osrelease", "sys/kernel/version",
+		"sys/kernel/pid_max", "sys/kernel/threads-max", "sys/kernel/cap_last_cap", "sys/kernel/ngroups_max",
+		"sys/kernel/overflowuid", "sys/kernel/overflowgid", "sys/kernel/random/boot_id",
+		"sys/kernel/seccomp/actions_avail", "sys/fs/file-max", "sys/fs/nr_open", "sys/fs/pipe-max-size",
+		"sys/vm/overcommit_memory", "sys/vm/max_map_count", "sys/net/core/somaxconn",
+		"sys/net/ipv4/ip_local_port_range", "sys/net/ipv4/ip_unprivileged_port_start",
+	}
+}
+
+// readProc reads files of the host's /proc. Not every kernel and container has
+// them all.
+func readProc(names []string) map[string]string {
+	out := map[string]string{}
+	for _, name := range names {
+		b, err := os.ReadFile("/proc/" + name)
+		if err != nil {
+			continue
+		}
+		if name == "stat" {
+			b = cutInterrupts(b)
+		}
+		out[name] = string(b)
+	}
+	return out
 }
 
 // madeProcFiles are told, not copied: the host's are about the host.
@@ -85,50 +106,40 @@ func madeProcFiles(hostname string) map[string]string {
 	}
 }
 
-// lastPlaceholder is the highest descriptor that has a name under
-// /proc/self/fd: shells count down from 63 for <(command), bash keeps 255.
-const lastPlaceholder = 63
+// placeholders are the descriptors that have a name under /proc/self/fd:
+// standard ones, and those that shells count down from for <(command).
+func placeholders() []int { return []int{0, 1, 2, 3, 4, 58, 59, 60, 61, 62, 63} }
 
 // makeProc makes what is placed at /proc: files that stay as they are. What
 // changes, and what is about a process, the warden answers when it is opened;
 // these names are there to be seen.
-func makeProc(dir, hostname string) error {
+func makeProc(dir, hostname string, steady map[string]string) error {
 	if err := os.Mkdir(dir, 0o555); err != nil {
 		return err
 	}
-	write := func(name string, content []byte) error {
+	write := func(name string, content string) error {
 		full := filepath.Join(dir, name)
-		err := os.WriteFile(full, content, 0o444)
+		err := os.WriteFile(full, []byte(content), 0o444)
 		if errors.Is(err, os.ErrNotExist) {
 			if err := os.MkdirAll(filepath.Dir(full), 0o555); err != nil {
 				return err
 			}
-			err = os.WriteFile(full, content, 0o444)
+			err = os.WriteFile(full, []byte(content), 0o444)
 		}
 		return err
 	}
-	for _, name := range procFiles {
-		b, err := os.ReadFile("/proc/" + name)
-		if err != nil {
-			continue // not every kernel and container has them all
-		}
-		if name == "stat" {
-			b = cutInterrupts(b)
-		}
-		if err := write(name, b); err != nil {
-			return err
-		}
-	}
-	for name, content := range madeProcFiles(hostname) {
-		if err := write(name, []byte(content)); err != nil {
-			return err
+	for _, files := range []map[string]string{steady, readProc(changingProcFiles()), madeProcFiles(hostname)} {
+		for name, content := range files {
+			if err := write(name, content); err != nil {
+				return err
+			}
 		}
 	}
 	fds := filepath.Join(dir, "self/fd")
 	if err := os.Mkdir(fds, 0o555); err != nil {
 		return err
 	}
-	for i := range lastPlaceholder + 1 {
+	for _, i := range placeholders() {
 		// sockets: opening one by another way than ours fails and never waits
 		if err := unix.Mknod(filepath.Join(fds, strconv.Itoa(i)), unix.S_IFSOCK|0o666, 0); err != nil {
 			return fmt.Errorf("making /proc/self/fd: %w", err)

@@ -72,8 +72,8 @@ func (w *Warden) Start(c Command, filter []unix.SockFilter) (pid int, err error)
 		}
 	}
 	// the confined thread must not help a collection: its signals to other
-	// threads would wait for us while we are stopped for it
-	runtime.GC()
+	// threads would wait for us while we are stopped for it. Switching it off
+	// waits for one that goes on
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	type result struct {
 		pid int

@@ -2,8 +2,8 @@ package warden
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/hex"
+	"hash/fnv"
 	"path"
 	"strconv"
 	"strings"
@@ -21,8 +21,9 @@ import (
 // abstractName is what an abstract name of the step is outside: no other
 // step's, and nobody else's.
 func (w *Warden) abstractName(name []byte) string {
-	sum := sha256.Sum256(name)
-	return "@drydock/" + w.config.Own + "/" + hex.EncodeToString(sum[:])
+	sum := fnv.New128a() // names that meet are the step's own
+	_, _ = sum.Write(name)
+	return "@drydock/" + w.config.Own + "/" + hex.EncodeToString(sum.Sum(nil))
 }
 
 func (w *Warden) connectUnix(r *notify.Request, e *endpoint, a address) notify.Response {

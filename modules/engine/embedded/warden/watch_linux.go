@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	watchInterval = 100 * time.Millisecond
+	watchInterval = 200 * time.Millisecond
 	// countInterval is how often processes are counted at most.
 	countInterval = 50 * time.Millisecond
 )
