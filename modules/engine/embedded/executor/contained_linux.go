@@ -188,6 +188,9 @@ func (s *step) placeAll(ctx context.Context, tree *rootTree, mounts []bkexec.Mou
 		if err := p.place(f.away, f.dest, !f.names); err != nil {
 			return fmt.Errorf("mounting %s: %w", f.dest, err)
 		}
+		if f.fixed {
+			config.Fixed = append(config.Fixed, path.Clean("/"+f.dest))
+		}
 		if config.ReadOnly && f.writable {
 			config.Writable = append(config.Writable, p.placed[len(p.placed)-1].Dest)
 		}
@@ -217,7 +220,7 @@ func (s *step) furnishOwn(hostname string, gateway bool) ([]*furnishing, error) 
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, &furnishing{dest: "/etc/" + name, away: file, names: true})
+		list = append(list, &furnishing{dest: "/etc/" + name, away: file, names: true, fixed: true})
 	}
 	return list, nil
 }

@@ -83,10 +83,10 @@ func TestContainedMounts(t *testing.T) {
 	}
 	b.must(stepOpt{mounts: mounts}, script(
 		"expect /var/cache/kept old", "absent /var/cache/image", "write /var/cache/new fresh", "remove /var/cache/sub",
-		"expect /in/other/dir/file more", "write /in/other/file changed", "expect /in/file content",
+		"expect /in/other/dir/file more", "refused /in/other/file", "refused /in/other/new", "remove /in/other/dir", "expect /in/file content",
 		"write /scratch/x y", "mode /scratch 1777", "write /dev/shm/x y", "write /dev/null y",
 		"contains /etc/hosts localhost", "contains /etc/resolv.conf network", "contains /etc/hostname drydock",
-		"write /etc/hosts mine", "contains /proc/cpuinfo processor", "contains /proc/self/status probe", "contains /proc/meminfo MemTotal",
+		"refused /etc/hosts", "contains /proc/cpuinfo processor", "contains /proc/self/status probe", "contains /proc/meminfo MemTotal",
 		"absent /proc/1/environ", "absent /proc/self/net",
 	)...)
 	if got := contentOf(t, filepath.Join(cache, "new")); got != "fresh" {

@@ -26,6 +26,7 @@ type furnishing struct {
 	dest     string
 	away     string // what is placed
 	writable bool   // and where it goes back to
+	fixed    bool   // it is read-only
 	names    bool   // a link at dest is replaced, not followed
 	secret   bool   // it is emptied before it is taken away
 }
@@ -138,7 +139,7 @@ func secretOf(ref bkexec.MountableRef) (*secret, bool, error) {
 
 // furnish makes what a mount places. stage is a path for it.
 func (s *step) furnish(src *source, stage string) (*furnishing, error) {
-	f := &furnishing{dest: src.m.Dest, away: stage}
+	f := &furnishing{dest: src.m.Dest, away: stage, fixed: src.m.Readonly}
 	switch {
 	case src.secret != nil:
 		f.secret = true

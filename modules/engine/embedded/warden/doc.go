@@ -17,6 +17,7 @@ type Config struct {
 	Root     string   // directory that becomes the step's root
 	ReadOnly bool     // the root may not be written
 	Writable []string // paths in Root that may be, all the same
+	Fixed    []string // paths, as the step sees them, that open refuses to write
 	ABI      int      // Landlock ABI to use; 0: none
 	Own      string   // loopback address that is the step's 127.0.0.1
 	Gateway  string   // loopback address of the mirror gateway; "": none

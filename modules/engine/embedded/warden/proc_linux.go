@@ -13,16 +13,17 @@ import (
 
 // openHow is an open call, whichever of them.
 type openHow struct {
+	dir   int    // descriptor that a relative path starts at
 	path  uint64 // address of the text
 	flags int
 }
 
 func (w *Warden) openat(r *notify.Request) notify.Response {
-	return w.openCall(r, openHow{r.Args[1], int(int32(r.Args[2]))})
+	return w.openCall(r, openHow{int(int32(r.Args[0])), r.Args[1], int(int32(r.Args[2]))})
 }
 
 func (w *Warden) open(r *notify.Request) notify.Response {
-	return w.openCall(r, openHow{r.Args[0], int(int32(r.Args[1]))})
+	return w.openCall(r, openHow{unix.AT_FDCWD, r.Args[0], int(int32(r.Args[1]))})
 }
 
 func (w *Warden) readlinkat(r *notify.Request) notify.Response {
@@ -141,6 +142,9 @@ func (w *Warden) ask(r *notify.Request, addr uint64, follow bool) (a asked, ok b
 }
 
 func (w *Warden) openCall(r *notify.Request, how openHow) notify.Response {
+	if w.fixed(r, how) {
+		return notify.Errno(unix.EROFS)
+	}
 	a, ok := w.ask(r, how.path, true)
 	if !ok || how.flags&unix.O_NOFOLLOW != 0 {
 		return notify.Continue()
@@ -168,6 +172,39 @@ func (w *Warden) openCall(r *notify.Request, how openHow) notify.Response {
 		return notify.Errno(errno)
 	}
 	return w.give(fd, nil)(how)
+}
+
+// fixed reports whether a call is to write what was mounted read-only. It was
+// copied, and what is written to it goes nowhere: this tells the writer, whose
+// path is taken as it is written, links and all.
+func (w *Warden) fixed(r *notify.Request, how openHow) bool {
+	const writes = unix.O_WRONLY | unix.O_RDWR | unix.O_CREAT | unix.O_TRUNC
+	if len(w.config.Fixed) == 0 || how.flags&writes == 0 || how.flags&unix.O_PATH != 0 {
+		return false
+	}
+	name, err := w.text(r, how.path)
+	if err != nil {
+		return false
+	}
+	if !strings.HasPrefix(name, "/") {
+		start := "/proc/" + strconv.Itoa(r.PID) + "/cwd"
+		if how.dir != unix.AT_FDCWD {
+			start = "/proc/" + strconv.Itoa(r.PID) + "/fd/" + strconv.Itoa(how.dir)
+		}
+		in, ok := "", false
+		w.as(r, func() { in, ok = w.inside(readlinkIn(unix.AT_FDCWD, start)) })
+		if !ok {
+			return false
+		}
+		name = in + "/" + name
+	}
+	name = path.Clean(name)
+	for _, f := range w.config.Fixed {
+		if name == f || strings.HasPrefix(name, f+"/") {
+			return true
+		}
+	}
+	return false
 }
 
 // give answers with a descriptor.
