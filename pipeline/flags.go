@@ -29,6 +29,7 @@ type settings struct {
 	Changed  string   `json:"changed"` // "" all, "auto", or a revision
 	FailFast bool     `json:"failFast"`
 	Locked   bool     `json:"locked"`
+	Offline  bool     `json:"offline"`
 	Jobs     int      `json:"jobs"`
 
 	CacheFrom string         `json:"cacheFrom"`
@@ -85,7 +86,8 @@ func engineFlags() []cli.Flag {
 		str("cache-from", "", "start from results of builds elsewhere: `CACHES` separated by spaces, each DIR, type=local,src=DIR or type=registry,ref=REF"),
 		str("cache-to", "", "leave the results for builds elsewhere in `CACHES`; a change request's are kept apart, and read by no branch, tag or schedule"),
 		boolean("fail-fast", "stop everything at the first failure"),
-		boolean("locked", "refuse (exit 3) when a base's lock can no longer be served, instead of resolving anew"),
+		boolean("locked", "refuse (exit 3) what steps fetch beyond their image's lock, and bases whose lock can no longer be served"),
+		boolean("offline", "build from the content store alone: no mirror is asked, what is missing is named (exit 3)"),
 		&cli.IntFlag{Name: "jobs", Usage: "tasks at once (0: twice the processors)", EnvVars: env("jobs")},
 	)
 }
@@ -97,7 +99,7 @@ func readSettings(c *cli.Context, environ []string) (settings, error) {
 		Cache: c.String("cache"), Data: c.String("data"), Keys: c.String("keys"),
 		Images: append([]string{}, c.StringSlice("image")...), Progress: c.String("progress"), JSON: c.Bool("json"),
 		Engine: c.String("engine"), Tier: c.String("tier"), Trigger: c.String("trigger"), Changed: c.String("changed"),
-		FailFast: c.Bool("fail-fast"), Locked: c.Bool("locked"), Jobs: c.Int("jobs"),
+		FailFast: c.Bool("fail-fast"), Locked: c.Bool("locked"), Offline: c.Bool("offline"), Jobs: c.Int("jobs"),
 		CacheQuota: c.String("cache-quota"), CacheFrom: c.String("cache-from"), CacheTo: c.String("cache-to"),
 	}
 	var err error

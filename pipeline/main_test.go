@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -97,6 +98,8 @@ func params(t *testing.T, files []string, setup func(*testscript.Env) error) tes
 				return vulnDB(repo) != "", nil
 			case "mount":
 				return mayMount(), nil
+			case "netns":
+				return exec.Command("unshare", "--net", "ip", "link", "set", "lo", "up").Run() == nil, nil
 			}
 			return false, fmt.Errorf("unknown condition %s", cond)
 		},

@@ -14,6 +14,7 @@ func (p *program) verbs() []*cli.Command {
 		p.verifyVerb(),
 		p.promoteVerb(),
 		p.baseVerb(),
+		p.mirrorVerb(),
 		p.registryVerb(),
 		p.engineVerb(),
 		p.doctorVerb(),

@@ -162,6 +162,7 @@ type Evidence struct {
 type Material struct {
 	Ecosystem string `json:"ecosystem"`        // debian, go, npm, oci
 	URL       string `json:"url"`              // without credentials
+	Path      string `json:"path,omitempty"`   // below the mirror, as a lock names it; "" for what came by URL
 	Digest    Digest `json:"digest,omitempty"` // of the bytes served
 	Size      int64  `json:"size"`             // bytes
 	PURL      string `json:"purl,omitempty"`

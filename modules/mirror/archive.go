@@ -388,6 +388,10 @@ func (s *Set) judgeRelease(a archive, suite string, c checkedRelease, blob Blob)
 	if r.ValidUntil.IsZero() || time.Now().Before(r.ValidUntil) {
 		return nil
 	}
+	if s.cfg.Offline {
+		s.note("%s: expired on %s; nothing newer can be asked for offline", blob.Material.URL, r.ValidUntil.Format(time.RFC3339))
+		return nil
+	}
 	if v := s.aptConf["acquire::check-valid-until"]; !a.checkValid || v != "" && !isTrue(v) {
 		s.note("%s: expired on %s; apt is configured not to mind", blob.Material.URL, r.ValidUntil.Format(time.RFC3339))
 		return nil

@@ -40,6 +40,7 @@ type Gateway struct {
 	set   *Set
 	log   io.Writer
 	steps *stepBook
+	locks lockBook
 	http  *http.Server
 	queue *connQueue
 
@@ -282,15 +283,13 @@ type refusal struct {
 	Remedy string `json:"remedy"`
 }
 
+// remedyMirrorOnly is what to do about a refusal of RuleMirrorOnly.
+const remedyMirrorOnly = "take it from a mirror (" + gatewayURL + "/debian/ /go/ /npm/ /oci/), or make it part of the build context"
+
 // refused tells the step's executor, and the log, what was refused.
-func (g *Gateway) refused(step, url, reason string) refusal {
-	r := refusal{
-		URL: url, Rule: RuleMirrorOnly, Reason: reason,
-		Remedy: "take it from a mirror (" + gatewayURL + "/debian/ /go/ /npm/ /oci/), or make it part of the build context",
-	}
+func (g *Gateway) refused(step string, r refusal) {
 	g.logf("refused %s by rule %s: %s", r.URL, r.Rule, r.Reason)
 	g.steps.refuse(step, r)
-	return r
 }
 
 // control serves a step's control connection: refusals go out on it, and its
@@ -319,5 +318,9 @@ func (g *Gateway) control(c net.Conn, r *bufio.Reader, h hello) {
 // Materials is what the steps of a build fetched, those of cached steps
 // included. complete is false when the build or one of its steps is not known.
 func (g *Gateway) Materials(build string) (materials []artifact.Material, complete bool) {
-	return g.steps.materials(build)
+	f := g.steps.of(build)
+	return f.Materials, f.Complete
 }
+
+// Fetched is Materials with all a lock needs.
+func (g *Gateway) Fetched(build string) Fetched { return g.steps.of(build) }

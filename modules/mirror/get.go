@@ -28,6 +28,7 @@ const documentLimit = 512 << 20
 type want struct {
 	up     upstream
 	rel    string          // path below the mirror, not escaped
+	asked  string          // the path as locks name it; "" when nobody will lock it
 	url    *url.URL        // nil: the upstream's base and rel
 	sha256 artifact.Digest // "" when not known
 	size   int64           // 0 when not known
@@ -218,7 +219,7 @@ func (p *pending) useStale(err error) bool {
 func (s *Set) material(ctx context.Context, w want, d artifact.Digest, size int64) artifact.Material {
 	u := w.target()
 	return artifact.Material{
-		Ecosystem: w.up.ecosystem, URL: fetch.Redact(u), Digest: d, Size: size, PURL: w.purl,
+		Ecosystem: w.up.ecosystem, URL: fetch.Redact(u), Path: w.asked, Digest: d, Size: size, PURL: w.purl,
 		Public: s.netNames.remembered(ctx, u),
 	}
 }
@@ -374,5 +375,5 @@ func (s *Set) FetchURL(ctx context.Context, rawURL string, digest artifact.Diges
 		}
 	}
 	u.User = nil
-	return s.get(ctx, want{up: up, url: u, sha256: digest})
+	return s.get(ctx, want{up: up, url: u, sha256: digest, stale: s.cfg.Offline})
 }

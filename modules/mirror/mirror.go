@@ -30,6 +30,10 @@ const (
 // does not have the file (404 or 410).
 var ErrNotFound = fetch.ErrNotFound
 
+// ErrOffline is in the chain of an error when Config.Offline kept a mirror from
+// being asked.
+var ErrOffline = fetch.ErrOffline
+
 // Setting is one ecosystem's entry in mirrors.yaml: "auto", or URLs.
 type Setting struct {
 	Auto bool     // read the ordinary client configuration
@@ -44,6 +48,8 @@ type Config struct {
 	Trust   string // PEM file added to the system's certificate pool; "" is none
 	Keyring string // OpenPGP keyring in place of the Debian archive keyring found; "" finds it
 	Place   string // the file these settings come from, for errors
+
+	Offline bool // no mirror is asked for anything: the content store has it, or it is an error
 }
 
 // Host says where the ordinary client configuration lives. Zero values are the

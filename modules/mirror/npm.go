@@ -78,8 +78,8 @@ func (g *Gateway) serveNpm(w http.ResponseWriter, r *http.Request, rel string) {
 	switch {
 	case strings.HasPrefix(rest, "-/") && strings.HasSuffix(rest, ".tgz"):
 		err = g.serveTarball(w, r, up, name, strings.TrimPrefix(rest, "-/"))
-	case name == "-" || strings.HasPrefix(rest, "-/") || strings.Contains(rest, "/"):
-		err = g.serveWant(w, r, want{up: up, rel: rel, fresh: mutableFor, stale: true})
+	case !isNpmMeta(rel):
+		err = g.serveWant(w, r, want{up: up, rel: rel, asked: rel, fresh: mutableFor, stale: true})
 	default:
 		err = g.serveMetadata(w, r, up, rel)
 	}
@@ -88,13 +88,28 @@ func (g *Gateway) serveNpm(w http.ResponseWriter, r *http.Request, rel string) {
 	}
 }
 
+// isNpmMeta says whether a path is a package's metadata, whole or of one
+// version: no tarball, and no other service of the registry.
+func isNpmMeta(rel string) bool {
+	name, rest := npmName(rel)
+	return name != "-" && !strings.HasPrefix(rest, "-/") && !strings.Contains(rest, "/")
+}
+
+// npmForm is the form of metadata a client is answered with.
+func npmForm(h http.Header) string {
+	if strings.Contains(h.Get("Accept"), npmShort) {
+		return npmShort
+	}
+	return npmFull
+}
+
 // serveMetadata passes metadata on with every tarball's address made ours.
 func (g *Gateway) serveMetadata(w http.ResponseWriter, r *http.Request, up upstream, rel string) error {
-	form := npmFull
-	if strings.Contains(r.Header.Get("Accept"), npmShort) {
-		form = npmShort
-	}
-	wanted := npmMeta(up, rel, form)
+	return g.serveMetadataOf(w, r, npmMeta(up, rel, npmForm(r.Header)).as(askedPath(Npm, rel, r.Header)))
+}
+
+func (g *Gateway) serveMetadataOf(w http.ResponseWriter, r *http.Request, wanted want) error {
+	rel, form := wanted.rel, wanted.accept
 	doc, blob, err := g.set.read(r.Context(), wanted)
 	if err != nil {
 		return err
@@ -224,7 +239,7 @@ func (s *Set) dist(ctx context.Context, up upstream, name, file string, ask bool
 // itself; metadata is then only asked for when the usual place has nothing.
 func (g *Gateway) serveTarball(w http.ResponseWriter, r *http.Request, up upstream, name, file string) error {
 	rel := name + "/-/" + file
-	wanted := want{up: up, rel: rel, fresh: immutableFor, stale: true, purl: purl(Npm, rel)}
+	wanted := want{up: up, rel: rel, asked: rel, fresh: immutableFor, stale: true, purl: purl(Npm, rel)}
 	d, known := g.set.dist(r.Context(), up, name, file, false)
 	if known {
 		wanted = wanted.at(d)

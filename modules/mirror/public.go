@@ -16,7 +16,8 @@ import (
 // publicNames remembers which hosts are public, on disk too: showing a plan
 // must not touch the network.
 type publicNames struct {
-	file string
+	file    string
+	offline bool // no name is looked up: an unknown host counts as public
 
 	mu    sync.Mutex
 	hosts map[string]bool // as remembered
@@ -63,6 +64,9 @@ func (p *publicNames) resolve(ctx context.Context, u *url.URL) bool {
 	p.mu.Unlock()
 	if fresh {
 		return v
+	}
+	if p.offline {
+		return !known || v
 	}
 	public, resolved := isPublic(ctx, host)
 	if ctx.Err() != nil {

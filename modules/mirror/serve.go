@@ -18,6 +18,7 @@ import (
 	"drydock/modules/artifact"
 	"drydock/modules/mirror/internal/fetch"
 	"drydock/modules/mirror/internal/store"
+	"drydock/modules/mirror/lockfile"
 )
 
 // serveHTTP answers one request of a step: from a mirror, or with a refusal.
@@ -48,7 +49,11 @@ func (g *Gateway) serveHTTP(w http.ResponseWriter, r *http.Request) {
 // refuse answers 403 with the URL, the rule and the remedy, in words and in
 // headers, and tells the executor.
 func (g *Gateway) refuse(w http.ResponseWriter, r *http.Request, url, reason string) {
-	ref := g.refused(stepOf(r.Context()), url, reason)
+	g.refuseBy(w, r, refusal{URL: url, Rule: RuleMirrorOnly, Reason: reason, Remedy: remedyMirrorOnly})
+}
+
+func (g *Gateway) refuseBy(w http.ResponseWriter, r *http.Request, ref refusal) {
+	g.refused(stepOf(r.Context()), ref)
 	h := w.Header()
 	h.Set("X-Drydock-Refused", ref.URL)
 	h.Set("X-Drydock-Rule", ref.Rule)
@@ -166,6 +171,12 @@ func (g *Gateway) dispatch(w http.ResponseWriter, r *http.Request, to route) {
 		answer(w, http.StatusNotFound, "no file of a mirror")
 		return
 	}
+	asked := askedPath(to.ecosystem, rel, r.Header)
+	r = r.WithContext(context.WithValue(ctx, askedKey{}, lockfile.Absent{Ecosystem: to.ecosystem, Path: asked}))
+	ctx = r.Context()
+	if g.serveLocked(w, r, to.ecosystem, rel, asked) {
+		return
+	}
 	if to.ecosystem == Npm {
 		g.serveNpm(w, r, rel)
 		return
@@ -181,7 +192,7 @@ func (g *Gateway) dispatch(w http.ResponseWriter, r *http.Request, to route) {
 		g.fail(w, r, err)
 		return
 	}
-	g.serveFirst(w, r, ups, func(up upstream) want { return g.set.wantOf(up, rel) })
+	g.serveFirst(w, r, ups, func(up upstream) want { return g.set.wantOf(up, rel).as(asked) })
 }
 
 // archive finds the verified Debian archive a path belongs to.
@@ -229,8 +240,18 @@ func (g *Gateway) fail(w http.ResponseWriter, r *http.Request, err error) {
 	switch {
 	case r.Context().Err() != nil:
 		panic(http.ErrAbortHandler)
+	case errors.Is(err, ErrOffline):
+		asked, _ := r.Context().Value(askedKey{}).(lockfile.Absent)
+		g.refuseBy(w, r, refusal{
+			URL: gatewayURL + "/" + asked.Ecosystem + "/" + asked.Path, Rule: RuleOffline,
+			Reason: fetch.ErrOffline.Error(), Remedy: strings.Join(artifact.Remedies(err), "; "),
+		})
+		return
 	case errors.Is(err, ErrNotFound):
 		code = http.StatusNotFound
+		if asked, ok := r.Context().Value(askedKey{}).(lockfile.Absent); ok {
+			g.steps.absent(stepOf(r.Context()), asked)
+		}
 	case errors.As(err, &e) && e.Kind == artifact.KindUsage:
 		code = http.StatusNotImplemented
 	}
@@ -278,13 +299,13 @@ func (g *Gateway) serveWant(w http.ResponseWriter, r *http.Request, wanted want)
 	return g.serveBlob(w, r, wanted, p, blob)
 }
 
-// record notes a material, before the step has all of it. What only proves
-// something (the checksum database) is no material.
+// record notes a material, before the step has all of it. Indexes, metadata and
+// the notes of the checksum database are materials too: what a client installs
+// follows from them.
 func (g *Gateway) record(ctx context.Context, w want, d artifact.Digest, size int64) {
-	if w.up.ecosystem == Go && strings.HasPrefix(w.rel, "sumdb/") {
-		return
-	}
-	g.steps.fetched(stepOf(ctx), g.set.material(ctx, w, d, size))
+	m := g.set.material(ctx, w, d, size)
+	g.steps.fetched(stepOf(ctx), m)
+	g.locks.learn(ctx, g.steps, stepOf(ctx), m)
 }
 
 func setHeaders(h http.Header, w want, contentType, etag, modified string, d artifact.Digest) {

@@ -83,7 +83,7 @@ func Discover(_ context.Context, cfg Config, host Host, cacheDir string) (*Set, 
 	creds = append(creds, s.npm.Credentials...)
 	creds = append(creds, clientconf.ReadDockerAuths(s.env, s.home)...)
 	client, err := fetch.New(fetch.Options{
-		Environ: s.env, Credentials: creds, Trust: cfg.Trust, TrustPlace: cfg.Place, Proxy: s.aptProxy,
+		Environ: s.env, Credentials: creds, Trust: cfg.Trust, TrustPlace: cfg.Place, Proxy: s.aptProxy, Offline: cfg.Offline,
 	})
 	if err != nil {
 		return nil, err
@@ -93,6 +93,7 @@ func Discover(_ context.Context, cfg Config, host Host, cacheDir string) (*Set, 
 		return nil, err
 	}
 	s.netNames = newPublicNames(filepath.Join(s.dir, "hosts.json"))
+	s.netNames.offline = cfg.Offline
 	return s, nil
 }
 

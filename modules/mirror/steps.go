@@ -1,18 +1,22 @@
 package mirror
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
+	"strings"
 	"sync"
 	"time"
 
 	"drydock/modules/artifact"
 	"drydock/modules/mirror/internal/store"
+	"drydock/modules/mirror/lockfile"
 )
 
 // stepBook keeps what each step fetched: in memory while it runs, on disk once
@@ -30,16 +34,22 @@ type runningStep struct {
 	runs      int
 	controls  map[net.Conn]*sync.Mutex
 	materials map[string]artifact.Material
-	untold    []refusal // from before the executor's connection was seen
+	absents   map[lockfile.Absent]bool
+	untold    []refusal     // from before the executor's connection was seen
+	begun     chan struct{} // closed when the executor's connection is seen
+	lock      string        // key of the lock the step is under, "" for none
 }
 
 // stepFile is materials/<hex>.json.
 type stepFile struct {
-	Version   int                 `json:"version"` // 1
+	Version   int                 `json:"version"` // stepVersion; 1 had no paths and no absent files
 	Step      string              `json:"step"`
 	Name      string              `json:"name"`
 	Materials []artifact.Material `json:"materials"`
+	Absent    []lockfile.Absent   `json:"absent,omitempty"`
 }
+
+const stepVersion = 2
 
 func newStepBook(cacheDir string) *stepBook {
 	return &stepBook{
@@ -52,8 +62,10 @@ func newStepBook(cacheDir string) *stepBook {
 func (b *stepBook) begin(step, name string, control net.Conn) (end func(ok bool) error) {
 	b.mu.Lock()
 	s := b.running(step)
-	s.name = name
-	s.runs++
+	s.name, s.lock = plainName(name), lockOf(name)
+	if s.runs++; s.runs == 1 {
+		close(s.begun)
+	}
 	s.controls[control] = &sync.Mutex{}
 	untold := s.untold
 	s.untold = nil
@@ -68,7 +80,10 @@ func (b *stepBook) begin(step, name string, control net.Conn) (end func(ok bool)
 func (b *stepBook) running(step string) *runningStep {
 	s := b.steps[step]
 	if s == nil {
-		s = &runningStep{controls: map[net.Conn]*sync.Mutex{}, materials: map[string]artifact.Material{}}
+		s = &runningStep{
+			controls: map[net.Conn]*sync.Mutex{}, materials: map[string]artifact.Material{},
+			absents: map[lockfile.Absent]bool{}, begun: make(chan struct{}),
+		}
 		b.steps[step] = s
 	}
 	return s
@@ -81,7 +96,7 @@ func (b *stepBook) end(step string, control net.Conn, ok bool) error {
 	if s.runs--; s.runs == 0 {
 		delete(b.steps, step)
 	}
-	doc := stepFile{Version: 1, Step: step, Name: s.name, Materials: sorted(s.materials)}
+	doc := stepFile{Version: stepVersion, Step: step, Name: s.name, Materials: sorted(s.materials), Absent: sortedAbsents(s.absents)}
 	for i := range doc.Materials {
 		doc.Materials[i].Step = s.name
 	}
@@ -146,25 +161,41 @@ func (b *stepBook) build(h hello) {
 		b.builds[h.Build] = map[string]string{}
 	}
 	for _, s := range h.Steps {
-		b.builds[h.Build][s.Step] = s.Name
+		b.builds[h.Build][s.Step] = plainName(s.Name)
 	}
 }
 
-func (b *stepBook) materials(build string) (out []artifact.Material, complete bool) {
+// Fetched is what the steps of a build fetched and what they were told is not
+// there.
+type Fetched struct {
+	Materials []artifact.Material
+	Steps     map[string][]string // by material's URL and digest, as "URL digest": the steps that fetched it
+	Absent    []lockfile.Absent
+	Complete  bool // the build and every step of it is known
+	Lockable  bool // so are the paths of all of it
+}
+
+func (b *stepBook) of(build string) Fetched {
 	b.mu.Lock()
 	steps := map[string]string{}
-	known := b.builds[build] != nil
+	out := Fetched{Complete: b.builds[build] != nil, Steps: map[string][]string{}}
 	for k, v := range b.builds[build] {
 		steps[k] = v
 	}
 	b.mu.Unlock()
+	out.Lockable = out.Complete
 	all := map[string]artifact.Material{}
+	absents := map[lockfile.Absent]bool{}
 	for step, name := range steps {
 		var doc stepFile
 		text, err := os.ReadFile(b.file(step))
-		if err != nil || json.Unmarshal(text, &doc) != nil || doc.Version != 1 {
-			known = false
+		if err != nil || json.Unmarshal(text, &doc) != nil || doc.Version < 1 || doc.Version > stepVersion {
+			out.Complete, out.Lockable = false, false
 			continue
+		}
+		out.Lockable = out.Lockable && doc.Version == stepVersion
+		for _, a := range doc.Absent {
+			absents[a] = true
 		}
 		for _, m := range doc.Materials {
 			if name != "" {
@@ -174,9 +205,49 @@ func (b *stepBook) materials(build string) (out []artifact.Material, complete bo
 			if old, ok := all[k]; !ok || m.Step < old.Step {
 				all[k] = m
 			}
+			if !contains(out.Steps[k], m.Step) {
+				out.Steps[k] = append(out.Steps[k], m.Step)
+			}
 		}
 	}
-	return sorted(all), known
+	out.Materials, out.Absent = sorted(all), sortedAbsents(absents)
+	return out
+}
+
+// absent notes what a step was told is not there.
+func (b *stepBook) absent(step string, a lockfile.Absent) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.running(step).absents[a] = true
+}
+
+// lockOf waits until a step's name is known and returns the key of the lock it
+// is under: the first request may come before the executor's own connection.
+func (b *stepBook) lockOf(ctx context.Context, step string) string {
+	b.mu.Lock()
+	s := b.running(step)
+	b.mu.Unlock()
+	wait := time.NewTimer(10 * time.Second)
+	defer wait.Stop()
+	select {
+	case <-s.begun:
+	case <-wait.C:
+	case <-ctx.Done():
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return s.lock
+}
+
+func sortedAbsents(all map[lockfile.Absent]bool) []lockfile.Absent {
+	var out []lockfile.Absent
+	for a := range all {
+		out = append(out, a)
+	}
+	slices.SortFunc(out, func(a, b lockfile.Absent) int {
+		return strings.Compare(a.Ecosystem+" "+a.Path, b.Ecosystem+" "+b.Path)
+	})
+	return out
 }
 
 func sorted(all map[string]artifact.Material) []artifact.Material {

@@ -21,7 +21,7 @@ func (g *Gateway) refuseTLS(c net.Conn, r *bufio.Reader, step string) {
 	if name == "" {
 		url, reason = "https://(no server name)/", "TLS without a server name"
 	}
-	g.refused(step, url, reason)
+	g.refused(step, refusal{URL: url, Rule: RuleMirrorOnly, Reason: reason, Remedy: remedyMirrorOnly})
 	// alert(21), TLS 1.2, two bytes: fatal(2) access_denied(49); RFC 8446, 6.
 	_, _ = c.Write([]byte{21, 3, 3, 0, 2, 2, 49})
 }

@@ -175,7 +175,7 @@ func isSetting(rel string) bool {
 
 // partOf says whether a file of the catalog is one an image is made of.
 func partOf(img *catalog.Image, rel string) bool {
-	if rel == img.File || rel == img.DockerfilePath || slices.Contains(img.StructurePaths, rel) {
+	if rel == img.File || rel == img.DockerfilePath || rel == path.Join("locks", img.Name+".json") || slices.Contains(img.StructurePaths, rel) {
 		return true
 	}
 	for _, c := range img.NamedContexts {

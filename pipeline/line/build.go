@@ -172,6 +172,7 @@ type builtImage struct {
 	*image.Built
 	Variant   *catalog.Variant
 	Platform  artifact.Platform
+	Image     string // name
 	Name      string // of the build, for its materials
 	Epoch     int64
 	Bases     []baseReady
@@ -221,12 +222,12 @@ func (l *Line) build(ctx context.Context, n plan.Node, in run.Inputs) (any, erro
 	if err != nil {
 		return nil, err
 	}
-	b := &builtImage{Variant: variant, Platform: *n.Platform, Name: n.ID, Bases: bases}
-	var layers []artifact.Digest
-	for _, r := range bases {
-		b.Epoch = max(b.Epoch, r.Epoch)
-		layers = append(layers, r.Layers...)
+	b := &builtImage{Image: n.Image, Variant: variant, Platform: *n.Platform, Name: n.ID, Bases: bases}
+	under, text, err := l.underLock(e, img, b, text, secrets)
+	if err != nil {
+		return nil, err
 	}
+	layers := b.standOn()
 	l.mu.Lock()
 	l.builds[b.Name] = plan.Image{Image: n.Image, Variant: n.Variant}.ID() + " " + n.Platform.String()
 	l.mu.Unlock()
@@ -235,20 +236,34 @@ func (l *Line) build(ctx context.Context, n plan.Node, in run.Inputs) (any, erro
 		Dockerfile: text, Target: img.Target, Args: variant.Args, Platform: *n.Platform, Epoch: b.Epoch, BaseLayers: layers, Secrets: secrets,
 	})
 	if err != nil {
-		return nil, l.named(err, img)
+		return nil, l.named(err, img, under)
 	}
 	box, err := l.gatewayBox.get()
 	if err != nil {
 		return nil, err
 	}
 	b.Materials, b.Complete = box.gateway.Materials(b.Name)
+	err = under.checkMaterials(b)
 	b.Materials = append(b.Materials, emulators...)
-	return b, nil
+	l.mu.Lock()
+	l.built = append(l.built, b)
+	l.mu.Unlock()
+	return b, err
+}
+
+// standOn takes the epoch of the bases and gives their layers.
+func (b *builtImage) standOn() []artifact.Digest {
+	var layers []artifact.Digest
+	for _, r := range b.Bases {
+		b.Epoch = max(b.Epoch, r.Epoch)
+		layers = append(layers, r.Layers...)
+	}
+	return layers
 }
 
 // named puts the user's own Dockerfile and its line into an error of its build:
 // the engine knows the file under another name.
-func (l *Line) named(err error, img *catalog.Image) error {
+func (l *Line) named(err error, img *catalog.Image, under *underLock) error {
 	e := &artifact.Error{Kind: kindOf(err), Op: "building", Place: path.Join(l.cfg.Catalog.Name, img.DockerfilePath), Err: err}
 	var told interface{ Extensions() map[string]any }
 	var inner *artifact.Error
@@ -261,11 +276,15 @@ func (l *Line) named(err error, img *catalog.Image) error {
 		return fetching(e, img)
 	}
 	text := strings.Replace(inner.Err.Error(), place+": ", "", 1)
+	if under != nil {
+		text = ourMounts.ReplaceAllString(text, "")
+	}
 	e.Place += ":" + line
 	e.Err = errors.New(text)
 	e.Remedy = "mend the Dockerfile at that line"
 	_, ran := told.Extensions()["exitCode"]
 	switch {
+	case lockRefusal(e, text, under):
 	case strings.Contains(text, "by rule egress/"):
 		e.Kind, e.Remedy = artifact.KindUsage, "take it from a mirror, or make it part of the build context"
 	case ran: // the step itself failed, which may pass: a mirror that was busy
@@ -320,13 +339,16 @@ func (l *Line) references(ctx context.Context, e *engine.Engine, v *catalog.Vari
 	return refs, bases, nil
 }
 
+// offeredPrefix is what images offered as bases are called among them.
+const offeredPrefix = "images/"
+
 // offer puts an image of the catalog among the bases, for images that build on it.
 func (l *Line) offer(ctx context.Context, p *pushedImage) (baseReady, error) {
 	bases, err := l.basesReg.get()
 	if err != nil {
 		return baseReady{}, err
 	}
-	name := "images/" + p.Image
+	name := offeredPrefix + p.Image
 	repo, err := bases.client.Repo(bases.where, name)
 	if err != nil {
 		return baseReady{}, err

@@ -59,6 +59,9 @@ func (l *Line) fingerprint(p plan.Image, seen map[string]bool) (artifact.Digest,
 		JSON("stages", p.Stages).Text("held", p.Held).
 		JSON("mirrors", l.cfg.Catalog.Mirrors).JSON("all stages", l.cfg.Catalog.Stages).JSON("policies", l.cfg.Catalog.Policies).
 		Text("signer", l.signerID()).Text("out", l.cfg.Data).JSON("locked", l.cfg.Locked)
+	if err := l.addImageLock(k, p.Image); err != nil {
+		return "", err
+	}
 	folders := append([]catalog.Context{{Name: "", Dir: img.ContextDir, Ignore: img.Ignore}}, img.NamedContexts...)
 	for _, c := range folders {
 		keep, err := kept(c)
@@ -96,6 +99,20 @@ func kept(c catalog.Context) (func(path string, d fs.DirEntry) bool, error) {
 		ignored, err := matcher.MatchesOrParentMatches(path)
 		return err != nil || !ignored || (d.IsDir() && matcher.Exclusions())
 	}, nil
+}
+
+// addImageLock adds the lock an image's steps are held to.
+func (l *Line) addImageLock(k *results.Key, image string) error {
+	if !l.cfg.Locked {
+		return nil
+	}
+	file, _ := l.lockFile(image)
+	raw, err := os.ReadFile(file)
+	if err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	k.Text("image lock", string(raw))
+	return nil
 }
 
 func (l *Line) addReference(k *results.Key, ref catalog.Ref, seen map[string]bool) error {

@@ -43,6 +43,7 @@ type Config struct {
 	Engine   string // auto, embedded or dagger
 	Tier     string // of the embedded engine: auto (also ""), T1 or T2
 	Locked   bool
+	Offline  bool // the content store answers, no mirror is asked
 	FailFast bool
 	Jobs     int // tasks at once; 0 is twice the processors
 
@@ -80,13 +81,15 @@ type Line struct {
 	emulation  *shared[*emulation]
 	canEmulate *shared[string]
 
-	mu      sync.Mutex
-	closers []func() error
-	bases   map[string]*shared[baseReady]
-	drifts  map[string]*drift // bases that could not be built as locked
-	notes   []string
-	logs    *changelogs
-	builds  map[string]string // build names to the images they belong to, for progress
+	mu        sync.Mutex
+	closers   []func() error
+	bases     map[string]*shared[baseReady]
+	drifts    map[string]*drift // bases that could not be built as locked
+	notes     []string
+	logs      *changelogs
+	observing *observation      // a lock is being made
+	built     []*builtImage     // by this line, in any order
+	builds    map[string]string // build names to the images they belong to, for progress
 }
 
 // New makes a line; ctx is the run's.
@@ -177,7 +180,7 @@ func (l *Line) openMirrors() (*mirror.Set, error) {
 	setting := func(s catalog.Setting) mirror.Setting { return mirror.Setting{Auto: s.Auto, URLs: s.URLs} }
 	return mirror.Discover(l.ctx, mirror.Config{
 		Debian: setting(m.Debian), Go: setting(m.Go), Npm: setting(m.Npm), OCI: setting(m.OCI),
-		Suite: m.Suite, Trust: l.trust(), Place: m.Place,
+		Suite: m.Suite, Trust: l.trust(), Place: m.Place, Offline: l.cfg.Offline,
 	}, mirror.Host{Environ: l.cfg.Environ}, l.cfg.Cache)
 }
 
@@ -214,6 +217,9 @@ func (l *Line) openGateway() (*gatewayBox, error) {
 		return nil, fmt.Errorf("opening the gateway: %w", err)
 	}
 	box.gateway = mirror.NewGateway(set, mirror.GatewayOptions{CacheDir: l.cfg.Cache, Log: l.cfg.Log})
+	if l.cfg.Locked {
+		box.gateway.Strict()
+	}
 	go func() { _ = box.gateway.Serve(listener) }() // ends when the gateway closes
 	l.onClose(box.gateway.Close)
 	return box, nil
@@ -355,8 +361,12 @@ func (l *Line) findStep() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("finding this program: %w", err)
 	}
+	environ := l.cfg.Environ
+	if l.cfg.Offline {
+		environ = append(append([]string{}, environ...), "GOPROXY=off")
+	}
 	return stepbin.Find(l.ctx, stepbin.Options{
-		Cache: l.cfg.Cache, Executable: exe, Environ: l.cfg.Environ,
+		Cache: l.cfg.Cache, Executable: exe, Environ: environ,
 		Progress: func(text string) {
 			l.cfg.Sink.Emit(progress.Event{Step: "step program", Kind: progress.Note, Text: text})
 		},

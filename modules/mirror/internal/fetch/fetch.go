@@ -42,12 +42,14 @@ type Options struct {
 	TrustPlace  string                 // where Trust was set, for errors
 	Proxy       func(*url.URL) (proxy *url.URL, decided bool)
 	Stall       time.Duration // 0 is the default
+	Offline     bool          // every request is ErrOffline, and none is made
 }
 
 // Client fetches from mirrors. It is safe for concurrent use.
 type Client struct {
-	http  *http.Client
-	stall time.Duration
+	http    *http.Client
+	stall   time.Duration
+	offline bool
 
 	mu    sync.Mutex
 	creds clientconf.Credentials
@@ -83,7 +85,7 @@ func New(opt Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{creds: opt.Credentials, stall: opt.Stall}
+	c := &Client{creds: opt.Credentials, stall: opt.Stall, offline: opt.Offline}
 	if c.stall == 0 {
 		c.stall = stall
 	}
@@ -220,6 +222,9 @@ func (e *StatusError) Error() string {
 	return fmt.Sprintf("the mirror answered %d %s", e.Code, http.StatusText(e.Code))
 }
 
+// ErrOffline is every request of a Client that may make none.
+var ErrOffline = errors.New("it is not in the content store, and --offline asks no mirror for it")
+
 // errStalled is the cause of a request that made no progress.
 var errStalled = errors.New("no answer")
 
@@ -228,6 +233,9 @@ var errStalled = errors.New("no answer")
 // the URL without secrets, with a *StatusError in its chain if the mirror did
 // answer. Reading the body fails when it makes no progress.
 func (c *Client) Get(ctx context.Context, u *url.URL, header http.Header) (*http.Response, error) {
+	if c.offline {
+		return nil, c.Explain(ctx, u, ErrOffline)
+	}
 	wait := backoff
 	for n := 1; ; n++ {
 		resp, err := c.once(ctx, u, header)
@@ -362,6 +370,8 @@ func (c *Client) Explain(ctx context.Context, u *url.URL, err error) error {
 	var tlsErr *tls.CertificateVerificationError
 	errors.As(err, &se)
 	switch {
+	case errors.Is(err, ErrOffline):
+		e.Remedy = "run once without --offline, or bring the cache of a run that fetched it (--cache)"
 	case errors.Is(err, errStalled):
 		e.Message = fmt.Sprintf("the mirror hangs: nothing came for %s", c.stall)
 	case se != nil && (se.Code == http.StatusUnauthorized || se.Code == http.StatusProxyAuthRequired || se.Code == http.StatusForbidden):

@@ -1,0 +1,297 @@
+package mirror
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+	"sync"
+
+	"drydock/modules/artifact"
+	"drydock/modules/mirror/internal/fetch"
+	"drydock/modules/mirror/lockfile"
+)
+
+// The rules that refuse what a lock does not cover.
+const (
+	RuleLocked  = "lock/not-locked" // the file is not in the lock
+	RuleServed  = "lock/not-served" // it is, and neither mirror nor content store has it
+	RuleOffline = "offline/not-in-store"
+)
+
+// A step says which lock it is under by a mount its RUN is given: part of the
+// step's identity, so that what was built under another lock is not taken for
+// it, and of no layer. What is mounted tells apt that an index it is served is
+// as old as the lock says (apt.conf(5), Acquire::Check-Valid-Until).
+const (
+	lockMark  = "drydock-lock-"
+	aptSecret = "drydock-apt-config" //nolint:gosec // a name
+	aptFile   = "/dev/drydock-apt.conf"
+	aptConf   = "Acquire::Check-Valid-Until \"false\";\n"
+)
+
+var (
+	lockedName = regexp.MustCompile(`id=` + lockMark + `([0-9a-z-]+)`)
+	lockMounts = regexp.MustCompile(` --mount=type=secret,id=drydock-(lock-[0-9a-z-]+|apt-config),[^ ]*`)
+)
+
+// LockMounts are the mounts every RUN of a build under a lock is given, and the
+// secrets they name. key is lower-case letters, digits and dashes.
+func LockMounts(key string) (mounts []string, secrets map[string]string) {
+	return []string{
+		"type=secret,id=" + aptSecret + ",env=APT_CONFIG",
+		"type=secret,id=" + lockMark + key + ",target=" + aptFile + ",mode=0444",
+	}, map[string]string{lockMark + key: aptConf, aptSecret: aptFile}
+}
+
+// lockOf is the key of the lock in a step's name.
+func lockOf(name string) string {
+	if m := lockedName.FindStringSubmatch(name); m != nil {
+		return m[1]
+	}
+	return ""
+}
+
+// plainName is a step's name as its Dockerfile has it.
+func plainName(name string) string { return lockMounts.ReplaceAllString(name, "") }
+
+// lockBook is the locks steps may be under.
+type lockBook struct {
+	mu     sync.Mutex
+	used   bool
+	strict bool
+	locks  map[string]*lockSet
+}
+
+// lockSet is one lock, by "ecosystem path".
+type lockSet struct {
+	file   string // the lock's, for refusals
+	remedy string
+	grows  bool // it learns: what is asked for first stays as it was answered
+
+	pins   map[string]lockfile.Material
+	absent map[string]bool
+}
+
+// Enforce holds the steps whose RUN has the key's LockMounts to a lock: file is
+// the lock's, for refusals, and remedy how to make it anew. A nil lock allows
+// nothing to be fetched.
+func (g *Gateway) Enforce(key string, l *lockfile.Lock, file, remedy string) {
+	s := &lockSet{file: file, remedy: remedy, pins: map[string]lockfile.Material{}, absent: map[string]bool{}}
+	if l != nil {
+		for _, m := range l.Materials {
+			s.pins[m.Ecosystem+" "+m.Path] = m
+		}
+		for _, a := range l.Absent {
+			s.absent[a.Ecosystem+" "+a.Path] = true
+		}
+	}
+	g.locks.put(key, s)
+}
+
+// Observe lets the steps whose RUN has the key's LockMounts fetch what they
+// want; whatever was fetched once is the same for all of them, so that what they
+// fetch together can be locked.
+func (g *Gateway) Observe(key string) {
+	g.locks.put(key, &lockSet{grows: true, pins: map[string]lockfile.Material{}, absent: map[string]bool{}})
+}
+
+// Strict refuses everything to steps that are under no lock.
+func (g *Gateway) Strict() {
+	g.locks.mu.Lock()
+	defer g.locks.mu.Unlock()
+	g.locks.used, g.locks.strict = true, true
+}
+
+func (b *lockBook) put(key string, s *lockSet) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.locks == nil {
+		b.locks = map[string]*lockSet{}
+	}
+	b.used = true
+	b.locks[key] = s
+}
+
+// of is the lock a step is under; nil when it is under none and may do without.
+func (b *lockBook) of(ctx context.Context, steps *stepBook, step string) *lockSet {
+	b.mu.Lock()
+	used := b.used
+	b.mu.Unlock()
+	if !used {
+		return nil
+	}
+	key := steps.lockOf(ctx, step)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if s := b.locks[key]; s != nil {
+		return s
+	}
+	if b.strict {
+		return &lockSet{file: "no lock", remedy: "drydock mirror lock"}
+	}
+	return nil
+}
+
+// learn makes the first answer to a growing lock's step the answer to all.
+func (b *lockBook) learn(ctx context.Context, steps *stepBook, step string, m artifact.Material) {
+	s := b.of(ctx, steps, step)
+	if s == nil || !s.grows || m.Path == "" {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if k := m.Ecosystem + " " + m.Path; s.pins[k].Digest == "" {
+		s.pins[k] = lockfile.Material{Ecosystem: m.Ecosystem, Path: m.Path, Digest: m.Digest, Size: m.Size, PURL: m.PURL}
+	}
+}
+
+func (b *lockBook) find(s *lockSet, key string) (pin lockfile.Material, pinned, absent bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	pin, pinned = s.pins[key]
+	return pin, pinned, s.absent[key]
+}
+
+type askedKey struct{}
+
+// askedPath is what a lock calls a path: without the checksum database's name,
+// and with the form of npm metadata where it is not the usual short one.
+func askedPath(ecosystem, rel string, h http.Header) string {
+	switch {
+	case ecosystem == Go && strings.HasPrefix(rel, "sumdb/"):
+		_, rest, _ := strings.Cut(strings.TrimPrefix(rel, "sumdb/"), "/")
+		return "sumdb/" + rest
+	case ecosystem == Npm && isNpmMeta(rel) && npmForm(h) == npmFull:
+		return rel + "?full"
+	}
+	return rel
+}
+
+// as names what is wanted as locks do.
+func (w want) as(asked string) want {
+	w.asked = asked
+	return w
+}
+
+// serveLocked answers a step that is under a lock; false leaves the answer to
+// the mirrors.
+func (g *Gateway) serveLocked(w http.ResponseWriter, r *http.Request, ecosystem, rel, asked string) bool {
+	s := g.locks.of(r.Context(), g.steps, stepOf(r.Context()))
+	if s == nil {
+		return false
+	}
+	pin, pinned, absent := g.locks.find(s, ecosystem+" "+asked)
+	switch {
+	case pinned:
+		g.servePinned(w, r, s, pin, rel)
+	case s.grows:
+		return false
+	case absent:
+		g.steps.absent(stepOf(r.Context()), lockfile.Absent{Ecosystem: ecosystem, Path: asked})
+		answer(w, http.StatusNotFound, "drydock: the mirrors did not have it when "+s.file+" was made")
+	case ecosystem == Npm && strings.HasPrefix(asked, "npm"+"?") || ecosystem == Npm && (asked == "npm" || asked == "npm/latest"):
+		answer(w, http.StatusNotFound, "drydock: npm looks for newer versions of itself in vain")
+	case ecosystem == Go && isProof(asked):
+		return false // it proves what the lock has, and signs for itself
+	default:
+		g.refuseBy(w, r, refusal{
+			URL: gatewayURL + "/" + ecosystem + "/" + rel, Rule: RuleLocked,
+			Reason: ecosystem + " " + asked + " is not in " + s.file, Remedy: s.remedy,
+		})
+	}
+	return true
+}
+
+// isProof says whether a path is of the checksum database: which of it a client
+// reads depends on the order it gets other answers in.
+func isProof(asked string) bool { return strings.HasPrefix(asked, "sumdb/") }
+
+// servePinned answers with the file a lock names, from the content store or
+// from whichever mirror still has those bytes.
+func (g *Gateway) servePinned(w http.ResponseWriter, r *http.Request, s *lockSet, pin lockfile.Material, rel string) {
+	ctx := r.Context()
+	wants, err := g.pinnedWants(ctx, pin, rel, npmForm(r.Header))
+	for _, wanted := range wants {
+		if wanted.accept != "" {
+			err = g.serveMetadataOf(w, r, wanted)
+		} else {
+			err = g.serveWant(w, r, wanted)
+		}
+		if err == nil {
+			return
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	if ctx.Err() != nil || s.grows || fetch.Unreachable(err) && !errors.Is(err, ErrOffline) {
+		g.fail(w, r, err)
+		return
+	}
+	ref := refusal{
+		URL: gatewayURL + "/" + pin.Ecosystem + "/" + rel, Rule: RuleServed,
+		Reason: pin.Ecosystem + " " + pin.Path + " as " + s.file + " has it (" + string(pin.Digest) + ") is served by no mirror any more and is not in the content store",
+		Remedy: "bring the cache of a run that has it (--cache), or move the lock forward: drydock mirror update",
+	}
+	if errors.Is(err, ErrOffline) {
+		ref.Rule = RuleOffline
+		ref.Reason = pin.Ecosystem + " " + pin.Path + " (" + string(pin.Digest) + "): " + fetch.ErrOffline.Error()
+		ref.Remedy = strings.Join(artifact.Remedies(err), "; ")
+	}
+	g.refuseBy(w, r, ref)
+}
+
+// pinnedWants is where a locked file may be had, in order.
+func (g *Gateway) pinnedWants(ctx context.Context, pin lockfile.Material, rel, form string) ([]want, error) {
+	var wants []want
+	ups, below, err := g.pinnedUpstreams(ctx, pin, rel)
+	for _, up := range ups {
+		w := g.set.wantOf(up, below)
+		if pin.Ecosystem == Npm && isNpmMeta(rel) {
+			w = npmMeta(up, below, form)
+		}
+		wants = append(wants, w)
+		if pin.Ecosystem != Npm || isNpmMeta(rel) {
+			continue
+		}
+		name, rest := npmName(rel)
+		if d, ok := g.set.dist(ctx, up, name, strings.TrimPrefix(rest, "-/"), false); ok {
+			wants = append(wants, w.at(d))
+		}
+	}
+	for i := range wants {
+		w := &wants[i]
+		w.asked, w.sha256, w.size, w.verify, w.stale = pin.Path, pin.Digest, pin.Size, nil, false
+		if pin.PURL != "" {
+			w.purl = pin.PURL
+		}
+	}
+	return wants, err
+}
+
+// pinnedUpstreams is every mirror of an ecosystem. Where none is configured the
+// content store may have the file all the same.
+func (g *Gateway) pinnedUpstreams(ctx context.Context, pin lockfile.Material, rel string) ([]upstream, string, error) {
+	ups, below, err := g.set.candidates(ctx, Request{Ecosystem: pin.Ecosystem, Path: rel, SHA256: pin.Digest})
+	if pin.Ecosystem == Npm && err == nil {
+		var up upstream
+		if up, err = g.set.npmUpstream(ctx, rel); err == nil {
+			ups = []upstream{up}
+		}
+	}
+	if len(ups) == 0 {
+		if _, _, here := g.set.store.Blob(pin.Digest, pin.Size); here {
+			base := &url.URL{Scheme: "http", Host: GatewayHost, Path: "/" + pin.Ecosystem}
+			return []upstream{{ecosystem: pin.Ecosystem, base: base}}, rel, nil
+		}
+	}
+	return ups, below, err
+}
+
+// IsProof says whether a material is a note of the Go checksum database: it
+// proves what other materials are, and which of them a client reads depends on
+// the order answers come in.
+func IsProof(m artifact.Material) bool { return m.Ecosystem == Go && isProof(m.Path) }

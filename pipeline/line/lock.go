@@ -1,0 +1,222 @@
+package line
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"runtime/debug"
+	"strings"
+
+	"drydock/catalog"
+	"drydock/modules/artifact"
+	"drydock/modules/dockerfile"
+	"drydock/modules/engine"
+	"drydock/modules/mirror"
+	"drydock/modules/mirror/lockfile"
+)
+
+// underLock is what one build's steps are held to.
+type underLock struct {
+	key      string
+	lock     *lockfile.Lock // nil: none was made, nothing may be fetched; or one is being made
+	file     string         // as errors call it
+	remedy   string
+	observed bool // fetches are watched to be locked, not held to anything
+}
+
+// lockFile is where an image's lock lies, and what errors call it.
+func (l *Line) lockFile(image string) (file, shown string) {
+	rel := path.Join("locks", image+".json")
+	return filepath.Join(l.cfg.CatalogDir, filepath.FromSlash(rel)), path.Join(l.cfg.Catalog.Name, rel)
+}
+
+// readLock reads an image's lock; nil when it has none.
+func (l *Line) readLock(image string) (*lockfile.Lock, error) {
+	file, shown := l.lockFile(image)
+	raw, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, &artifact.Error{Kind: artifact.KindUsage, Op: "reading image lock", Place: shown, Err: err}
+	}
+	lock, err := lockfile.Parse(raw, shown)
+	if err == nil && lock.Image != image {
+		err = &artifact.Error{
+			Kind: artifact.KindUsage, Op: "reading image lock", Place: shown, Message: "it is the lock of image " + lock.Image,
+			Remedy: "make this image's own with drydock mirror lock --image " + image,
+		}
+	}
+	return lock, err
+}
+
+// lockOfImage is what the steps of an image are held to; nil is nothing.
+func (l *Line) lockOfImage(img *catalog.Image) (*underLock, error) {
+	_, shown := l.lockFile(img.Name)
+	u := &underLock{file: shown, remedy: "drydock mirror lock --image " + img.Name + ", review and commit " + shown}
+	l.mu.Lock()
+	observing := l.observing
+	l.mu.Unlock()
+	if observing != nil && observing.images[img.Name] {
+		u.key, u.observed = "new-"+observing.nonce+"-"+short(img.Name), true
+		return u, nil
+	}
+	if !l.cfg.Locked {
+		return nil, nil
+	}
+	lock, err := l.readLock(img.Name)
+	if err != nil {
+		return nil, err
+	}
+	u.lock = lock
+	if lock == nil {
+		u.file, u.key = img.Name+", which has no lock ("+shown+")", "none-"+short(img.Name)
+		return u, nil
+	}
+	u.key = lock.Key()
+	return u, nil
+}
+
+func short(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(sum[:6])
+}
+
+// underLock puts one build under its lock: the gateway learns it, and every RUN
+// of text gets the mounts that say so, whose secrets are added. It first makes
+// sure that the build can be held to it: its bases are those locked, and the
+// engine's steps have no other network.
+func (l *Line) underLock(e *engine.Engine, img *catalog.Image, b *builtImage, text []byte, secrets map[string]string) (*underLock, []byte, error) {
+	u, err := l.lockOfImage(img)
+	if u == nil || err != nil {
+		return nil, text, err
+	}
+	if !e.Hermetic {
+		l.note("--locked holds for bases only: the %s engine gives steps its own network", e.Kind)
+		return nil, text, nil
+	}
+	if err := u.checkBases(b.Bases); err != nil {
+		return nil, nil, err
+	}
+	box, err := l.gatewayBox.get()
+	if err != nil {
+		return nil, nil, err
+	}
+	if u.observed {
+		b.Name += " " + u.key // what an earlier build of it fetched is not this one's
+		box.gateway.Observe(u.key)
+	} else {
+		box.gateway.Enforce(u.key, u.lock, u.file, u.remedy)
+	}
+	mounts, more := mirror.LockMounts(u.key)
+	maps.Copy(secrets, more)
+	for _, m := range mounts {
+		f, err := dockerfile.Parse(img.DockerfilePath, text)
+		if err != nil {
+			return nil, nil, err
+		}
+		if text, err = f.MountInRuns(nil, m); err != nil {
+			return nil, nil, err
+		}
+	}
+	return u, text, nil
+}
+
+// checkBases refuses a base that is not the one an image was locked on.
+func (u *underLock) checkBases(bases []baseReady) error {
+	if u == nil || u.lock == nil {
+		return nil
+	}
+	locked := map[string]artifact.Digest{}
+	for _, b := range u.lock.Bases {
+		locked[b.Name] = b.Digest
+	}
+	for _, b := range bases {
+		if strings.HasPrefix(b.Name, offeredPrefix) || locked[b.Name] == b.Digest {
+			continue
+		}
+		message := fmt.Sprintf("it was locked on base %s %s, which now is %s", b.Name, locked[b.Name], b.Digest)
+		if locked[b.Name] == "" {
+			message = "it was not locked on base " + b.Name
+		}
+		return &artifact.Error{
+			Kind: artifact.KindFault, Op: "building under " + u.file, Place: u.file, Message: message + " (rule " + ruleLockedBase + ")", Remedy: u.remedy,
+		}
+	}
+	return nil
+}
+
+const ruleLockedBase = "lock/base"
+
+// checkMaterials refuses what steps fetched and the lock does not have: steps
+// that run are refused by the gateway, cached ones are told from here.
+func (u *underLock) checkMaterials(b *builtImage) error {
+	if u == nil || u.observed {
+		return nil
+	}
+	fail := func(message, remedy string) error {
+		return &artifact.Error{Kind: artifact.KindFault, Op: "building under " + u.file, Place: u.file, Message: message, Remedy: remedy}
+	}
+	if !b.Complete {
+		return fail("what its cached steps fetched is not known any more", "drydock engine prune, and run again")
+	}
+	locked := map[string]artifact.Digest{}
+	if u.lock != nil {
+		for _, m := range u.lock.Materials {
+			locked[m.Ecosystem+" "+m.Path] = m.Digest
+		}
+	}
+	for _, m := range b.Materials {
+		if locked[m.Ecosystem+" "+m.Path] == m.Digest || mirror.IsProof(m) {
+			continue
+		}
+		return fail(fmt.Sprintf("step %q fetched %s %s (%s), which is not in it (rule %s)", m.Step, m.Ecosystem, m.Path, m.Digest, mirror.RuleLocked), u.remedy)
+	}
+	return nil
+}
+
+// ourMounts is a RUN in an error of the engine, as far as it shows it: mounts of
+// ours and nothing of the user's.
+var ourMounts = regexp.MustCompile(`^RUN --mount=type=secret,id=drydock-lock-[^…]*…: `)
+
+// lockRefusal makes a refusal by a rule of a lock an error of that lock.
+func lockRefusal(e *artifact.Error, text string, u *underLock) bool {
+	switch {
+	case strings.Contains(text, "by rule "+mirror.RuleOffline):
+		e.Kind, e.Remedy = artifact.KindFault, "run once without --offline, or bring the cache of a run that fetched it (--cache)"
+	case strings.Contains(text, "by rule "+mirror.RuleServed):
+		e.Kind, e.Remedy = artifact.KindFault, "bring the cache of a run that has it (--cache), or move the lock forward: drydock mirror update"
+	case strings.Contains(text, "by rule "+mirror.RuleLocked):
+		e.Kind, e.Remedy = artifact.KindFault, "drydock mirror lock"
+	default:
+		return false
+	}
+	if u != nil {
+		e.Remedy = strings.Replace(e.Remedy, "drydock mirror lock", u.remedy, 1)
+	}
+	return true
+}
+
+// frontend is what reads Dockerfiles, with its version.
+func frontend(e *engine.Engine) string {
+	if e.Kind != engine.KindEmbedded {
+		return e.Kind + " " + e.Version
+	}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return ""
+	}
+	for _, d := range info.Deps {
+		if d.Path == "github.com/moby/buildkit" {
+			return "buildkit " + d.Version
+		}
+	}
+	return ""
+}

@@ -1,0 +1,265 @@
+package line
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"drydock/modules/artifact"
+	"drydock/modules/mirror"
+	"drydock/modules/mirror/lockfile"
+	"drydock/pipeline/plan"
+	"drydock/pipeline/report"
+	"drydock/pipeline/results"
+)
+
+// observation is the making of locks: the images whose steps run anew and are
+// watched.
+type observation struct {
+	nonce  string
+	images map[string]bool
+}
+
+// ImageLock is what locking one image did.
+type ImageLock struct {
+	Image   string         `json:"image"`
+	Lock    string         `json:"lock"`    // its file, relative to the catalog
+	Files   int            `json:"files"`   // that it pins
+	Written bool           `json:"written"` // it was not the same before
+	Changed []Change       `json:"changed"`
+	Old     *lockfile.Lock `json:"-"`
+	New     *lockfile.Lock `json:"-"`
+}
+
+// Locked is the outcome of LockImages.
+type Locked struct {
+	Images []ImageLock
+	Failed []report.Image // images that could not be built, with their errors
+}
+
+// LockImages builds the chosen images of a plan and writes what their steps
+// fetched into the catalog's locks. Steps that are cached still have what they
+// fetched; fresh runs all of them again, with the mirrors' newest.
+func (l *Line) LockImages(ctx context.Context, p *plan.Plan, fresh bool) (*Locked, error) {
+	names, err := l.wholeImages(p)
+	if err != nil {
+		return nil, err
+	}
+	again := names
+	made := map[string]*lockfile.Lock{}
+	out := &Locked{}
+	if !fresh {
+		if again, err = l.lockPass(ctx, p, names, out, made); err != nil {
+			return nil, err
+		}
+	}
+	if len(again) > 0 && len(out.Failed) == 0 {
+		if err := l.observe(again); err != nil {
+			return nil, err
+		}
+		left, err := l.lockPass(ctx, p, again, out, made)
+		if err != nil {
+			return nil, err
+		}
+		if len(left) > 0 && len(out.Failed) == 0 {
+			return nil, &artifact.Error{
+				Kind: artifact.KindFault, Op: "locking", Place: left[0], Message: "what its steps fetched is not all known",
+				Remedy: "lock with the embedded engine: others give steps a network nobody watches",
+			}
+		}
+	}
+	if len(out.Failed) > 0 {
+		return out, nil
+	}
+	for _, name := range names {
+		one, err := l.writeImageLock(name, made[name])
+		if err != nil {
+			return out, err
+		}
+		out.Images = append(out.Images, *one)
+	}
+	return out, nil
+}
+
+// wholeImages are the chosen images. Some variants alone are refused: a lock is
+// of all of them.
+func (l *Line) wholeImages(p *plan.Plan) ([]string, error) {
+	names := []string{}
+	chosen := map[string]int{}
+	for _, img := range p.Images {
+		if img.Implied {
+			continue
+		}
+		if chosen[img.Image]++; chosen[img.Image] == 1 {
+			names = append(names, img.Image)
+		}
+	}
+	for _, name := range names {
+		img, ok := l.cfg.Catalog.Image(name)
+		if ok && len(img.Variants) != chosen[name] {
+			return nil, &artifact.Error{
+				Kind: artifact.KindUsage, Op: "choosing images", Place: name, Message: "a lock is of all variants of an image",
+				Remedy: "--image " + name,
+			}
+		}
+	}
+	return names, nil
+}
+
+// observe makes the steps of images run anew, watched.
+func (l *Line) observe(images []string) error {
+	raw := make([]byte, 6)
+	if _, err := rand.Read(raw); err != nil {
+		return err
+	}
+	o := &observation{nonce: hex.EncodeToString(raw), images: map[string]bool{}}
+	for _, name := range images {
+		o.images[name] = true
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.observing = o
+	return nil
+}
+
+// lockPass builds images and makes the locks of those all of whose fetches are
+// known and agree; it returns the others.
+func (l *Line) lockPass(ctx context.Context, p *plan.Plan, names []string, out *Locked, made map[string]*lockfile.Lock) ([]string, error) {
+	l.mu.Lock()
+	l.built = nil
+	l.mu.Unlock()
+	summary, err := l.Run(ctx, p, Options{Kinds: []plan.Kind{plan.KindBuild}})
+	if err != nil {
+		return nil, err
+	}
+	for _, img := range summary.Images {
+		if img.Error != nil {
+			out.Failed = append(out.Failed, img)
+		}
+	}
+	var left []string
+	for _, name := range names {
+		lock, ok, err := l.composeLock(name)
+		if err != nil {
+			return nil, err
+		}
+		if made[name] = lock; !ok {
+			left = append(left, name)
+		}
+	}
+	return left, nil
+}
+
+// composeLock joins what the builds of an image fetched; false when that is not
+// all known, or when two steps were given different files under one path.
+func (l *Line) composeLock(name string) (*lockfile.Lock, bool, error) {
+	box, err := l.gatewayBox.get()
+	if err != nil {
+		return nil, false, err
+	}
+	e, err := l.engine.get()
+	if err != nil {
+		return nil, false, err
+	}
+	lock := &lockfile.Lock{Version: lockfile.Version, Image: name, Drydock: l.cfg.Version, Frontend: frontend(e), Bases: []lockfile.Base{}}
+	files := map[string]lockfile.Material{}
+	absents := map[lockfile.Absent]bool{}
+	ok := true
+	l.mu.Lock()
+	built := slices.Clone(l.built)
+	l.mu.Unlock()
+	for _, b := range built {
+		if b.Image != name {
+			continue
+		}
+		lock.Epoch = max(lock.Epoch, b.Epoch)
+		for _, base := range b.Bases {
+			one := lockfile.Base{Name: base.Name, Digest: base.Digest}
+			if len(base.Name) < len(offeredPrefix) || base.Name[:len(offeredPrefix)] != offeredPrefix {
+				if !slices.Contains(lock.Bases, one) {
+					lock.Bases = append(lock.Bases, one)
+				}
+			}
+		}
+		f := box.gateway.Fetched(b.Name)
+		ok = ok && f.Lockable && joinFetched(files, f)
+		for _, a := range f.Absent {
+			absents[a] = true
+		}
+	}
+	for _, m := range files {
+		slices.Sort(m.Steps)
+		lock.Materials = append(lock.Materials, m)
+		delete(absents, lockfile.Absent{Ecosystem: m.Ecosystem, Path: m.Path})
+	}
+	for a := range absents {
+		lock.Absent = append(lock.Absent, a)
+	}
+	return lock, ok, nil
+}
+
+// joinFetched adds what one build fetched; false when a path has two contents.
+func joinFetched(files map[string]lockfile.Material, f mirror.Fetched) bool {
+	ok := true
+	for _, m := range f.Materials {
+		k := m.Ecosystem + " " + m.Path
+		one, have := files[k]
+		ok = ok && m.Path != "" && (!have || one.Digest == m.Digest)
+		if !have {
+			one = lockfile.Material{Ecosystem: m.Ecosystem, Path: m.Path, Digest: m.Digest, Size: m.Size, PURL: m.PURL}
+		}
+		for _, s := range f.Steps[m.URL+" "+string(m.Digest)] {
+			if s = stepLabel(s); !slices.Contains(one.Steps, s) {
+				one.Steps = append(one.Steps, s)
+			}
+		}
+		files[k] = one
+	}
+	return ok
+}
+
+// stepLabel is how a lock calls a step: without its number, which changes with
+// steps before it, and not at any length.
+func stepLabel(name string) string {
+	if _, rest, ok := strings.Cut(name, "] "); ok && strings.HasPrefix(name, "[") {
+		name = rest
+	}
+	const most = 80
+	if r := []rune(name); len(r) > most {
+		name = string(r[:most]) + "…"
+	}
+	return name
+}
+
+// writeImageLock writes a lock into the catalog, if it is not the one there.
+func (l *Line) writeImageLock(name string, lock *lockfile.Lock) (*ImageLock, error) {
+	file, shown := l.lockFile(name)
+	if lock == nil {
+		return nil, fmt.Errorf("no lock was made for %s", name)
+	}
+	raw, err := lock.Marshal()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := lockfile.Parse(raw, shown); err != nil {
+		return nil, fmt.Errorf("what was fetched makes no lock: %w", err)
+	}
+	old, err := l.readLock(name)
+	if err != nil {
+		return nil, err
+	}
+	out := &ImageLock{Image: name, Lock: "locks/" + name + ".json", Files: len(lock.Materials), Old: old, New: lock, Changed: Changes(old, lock)}
+	if have, err := os.ReadFile(file); err == nil && bytes.Equal(have, raw) {
+		return out, nil
+	}
+	if err := results.WriteFile(file, raw); err != nil {
+		return nil, &artifact.Error{Kind: artifact.KindUsage, Op: "writing lock", Place: shown, Err: err, Remedy: "give a catalog that can be written"}
+	}
+	out.Written = true
+	return out, nil
+}
