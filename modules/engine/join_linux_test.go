@@ -106,7 +106,9 @@ func startHelper(t *testing.T, cache string, quota ...int64) *helper {
 	go func() {
 		defer close(h.lines)
 		for sc := bufio.NewScanner(out); sc.Scan(); {
-			h.lines <- sc.Text()
+			if !strings.HasPrefix(sc.Text(), "notice ") { // a busy machine makes one wait
+				h.lines <- sc.Text()
+			}
 		}
 	}()
 	return h
