@@ -109,12 +109,10 @@ func (b *Builder) readEmulators(ctx context.Context, p LockedPackage, spec Emula
 	}
 	defer os.RemoveAll(tmp)
 	wanted := map[string]string{} // path to architecture
-	most := 0
-	for _, e := range spec.Emulate {
-		if e.Architecture == host.Architecture {
-			continue
-		}
-		most++
+	list := slices.DeleteFunc(slices.Clone(spec.Emulate), func(e artifact.Platform) bool {
+		return e.Architecture == host.Architecture
+	})
+	for _, e := range list {
 		for _, name := range programsOf(e.Architecture) {
 			wanted[name] = e.Architecture
 		}
@@ -134,7 +132,7 @@ func (b *Builder) readEmulators(ctx context.Context, p LockedPackage, spec Emula
 			return err
 		}
 		found[arch] = LockedEmulator{Architecture: arch, Path: name, SHA256: sum, Size: size}
-		if len(found) == most {
+		if len(found) == len(list) {
 			return errEnough // the package is large
 		}
 		return nil
@@ -143,10 +141,7 @@ func (b *Builder) readEmulators(ctx context.Context, p LockedPackage, spec Emula
 		return nil, fmt.Errorf("reading %s %s: %w", p.Name, p.Version, err)
 	}
 	out := []LockedEmulator{}
-	for _, e := range spec.Emulate {
-		if e.Architecture == host.Architecture {
-			continue
-		}
+	for _, e := range list {
 		locked, ok := found[e.Architecture]
 		if !ok {
 			return nil, emulatorError(spec, host, fmt.Sprintf("package %s %s has no static emulator of %s", p.Name, p.Version, e.Architecture),

@@ -69,8 +69,8 @@ type Emulator struct {
 	SHA256 string // hex; another file is refused
 }
 
-// EmulateEnv, set on a step of this machine's platform to a foreign
-// architecture (arm64), lets it start that one's programs too.
+// EmulateEnv names the variable that, set on a step of this machine's platform
+// to a foreign architecture (arm64), lets it start that one's programs too.
 const EmulateEnv = "DRYDOCK_EMULATE"
 
 // What an Event says.
