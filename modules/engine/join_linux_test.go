@@ -38,6 +38,7 @@ func helperRun(text string) int {
 		return 2
 	}
 	e, err := Connect(context.Background(), Config{
+		Tier: os.Getenv("DRYDOCK_TEST_TIER"), // the same another way
 		Kind: KindEmbedded, CacheDir: spec.Cache, Gateway: spec.Gateway, Quota: spec.Quota, Environ: os.Environ(), Log: os.Stderr,
 		Notice: func(s string) { fmt.Println("notice", s) },
 	})
