@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -173,7 +174,7 @@ func (j *containerJob) run(t *testing.T, r containertest.Runtime, args ...string
 		t.Fatal(err)
 	}
 	c := j.berth.container
-	c.Args = append([]string{"/opt/drydock/drydock"}, args...)
+	c.Args = append(append(slices.Clip(j.berth.become), "/opt/drydock/drydock"), args...)
 	c.Dir, c.Env, c.Binds, c.HostNetwork = "/builds", j.env, j.bind, true
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()

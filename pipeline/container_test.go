@@ -195,6 +195,7 @@ type berth struct {
 	container  containertest.Container
 	tier, mode string   // "" when nothing works there
 	missing    []string // what the ways that do not work must name
+	become     []string // what the program is started by
 }
 
 // berths are what CI jobs run in. Those in which a tier works build there too.
@@ -229,6 +230,12 @@ func berths() []berth {
 			missing: []string{"no_new_privs"},
 		},
 		{
+			// azure-pipelines.yml starts it so in a container job
+			name: "uid 1001 with sudo, default", tier: "T2", mode: "container",
+			container: containertest.Container{User: "1001:1001"}, become: []string{"/usr/bin/sudo", "-E", "/usr/bin/env", "PATH=" + containerPath},
+			missing: []string{"seccomp profile", "masked /proc"},
+		},
+		{
 			name: "root with CAP_SYS_ADMIN, default seccomp", tier: "T2", mode: "container",
 			container: containertest.Container{AddCapabilities: []string{"CAP_SYS_ADMIN"}},
 			missing:   []string{"seccomp profile", "CAP_SYS_ADMIN"},
@@ -254,7 +261,7 @@ func TestContainerDoctor(t *testing.T) {
 
 func (b berth) doctor(t *testing.T, d *dock, r containertest.Runtime) {
 	c := b.container
-	c.Args = []string{"/opt/drydock/drydock", "doctor", "--json", "--catalog", "/src/catalog"}
+	c.Args = append(slices.Clip(b.become), "/opt/drydock/drydock", "doctor", "--json", "--catalog", "/src/catalog")
 	c.Env = []string{"PATH=" + containerPath, "HOME=/tmp", "DRYDOCK_STATE=/tmp/state"}
 	catalog := t.TempDir()
 	if err := errors.Join(os.Chmod(filepath.Dir(catalog), 0o755), os.Chmod(catalog, 0o755), copyCatalog(filepath.Join(catalog, "catalog"), true)); err != nil {

@@ -58,7 +58,7 @@ func Apply(o Options) Done {
 // every tier shows a process its own file in /proc.
 func Program() (*os.File, error) {
 	f, err := os.Open("/proc/self/exe")
-	if errors.Is(err, os.ErrNotExist) && filepath.IsAbs(os.Args[0]) {
+	if err != nil && filepath.IsAbs(os.Args[0]) {
 		f, err = os.Open(os.Args[0])
 	}
 	return f, err
