@@ -126,7 +126,7 @@ func (h *hostile) image(name, dockerfile string) error {
 
 // attacked runs attacks, all of them whatever becomes of one.
 func attacked(attacks ...string) string {
-	return "FROM full\nCOPY --chmod=755 hostile /hostile\nRUN failed=0; for attack in '" + strings.Join(attacks, "' '") +
+	return "FROM full\nCOPY --chmod=755 hostile /hostile\nRUN failed=0; export STEP_PARENT=$PPID; for attack in '" + strings.Join(attacks, "' '") +
 		"'; do /hostile $attack || failed=1; done; exit $failed\n"
 }
 

@@ -38,7 +38,7 @@ func TestCIFilesSeenFailing(t *testing.T) {
 }
 
 // oneCommand is what a job may be: build the program, become it.
-var oneCommand = regexp.MustCompile(`^CGO_ENABLED=0 go build -o (\S+) \./pipeline \|\| exit 3; exec (\S+) (run|promote)( [^;&|$` + "`" + `]*)?$`)
+var oneCommand = regexp.MustCompile(`^CGO_ENABLED=0 go build -o (\S+) \./pipeline \|\| exit 3; exec (?:\$\(DRYDOCK_BECOME\) )?(\S+) (run|promote)( [^;&|$` + "`" + `]*)?$`)
 
 // commandOf is the verb of a job's single command, "" if it is anything else.
 func commandOf(lines []string) string {

@@ -180,10 +180,13 @@ func ptrace([]string) {
 	}
 }
 
-// signals asks of every number whether it may be signalled. The shell that
-// started us may and, in a process namespace of its own, the step's init.
+// signals asks of every number whether it may be signalled. The step's shell
+// and what started it may and, in a process namespace of its own, its init.
 func signals(args []string) {
 	own := []int{os.Getpid(), os.Getppid()}
+	if starter, err := strconv.Atoi(os.Getenv("STEP_PARENT")); err == nil {
+		own = append(own, starter) // of the step's shell
+	}
 	if len(args) > 0 && args[0] == "T1" {
 		own = append(own, 1)
 	}
@@ -239,8 +242,12 @@ func mounts([]string) {
 	}
 	for _, file := range []string{"/proc/sys/kernel/hostname", "/proc/sys/vm/overcommit_memory", "/proc/sysrq-trigger", "/sys/kernel/uevent_helper"} {
 		if f, err := os.OpenFile(file, os.O_WRONLY, 0); err == nil {
+			var st unix.Statfs_t
+			// where no /proc can be mounted, plain files stand in for it
+			if unix.Fstatfs(int(f.Fd()), &st) == nil && (st.Type == unix.PROC_SUPER_MAGIC || st.Type == unix.SYSFS_MAGIC) {
+				escape("%s can be written", file)
+			}
 			f.Close()
-			escape("%s can be written", file)
 		}
 	}
 }

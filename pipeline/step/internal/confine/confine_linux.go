@@ -54,19 +54,22 @@ func Apply(o Options) Done {
 	return done
 }
 
-// Program opens this program, before Apply takes the right to from it: not
-// every tier shows a process its own file in /proc.
-func Program() (*os.File, error) {
-	f, err := os.Open("/proc/self/exe")
-	if err != nil && filepath.IsAbs(os.Args[0]) {
-		f, err = os.Open(os.Args[0])
+// Program opens this program, before Apply takes the right to from it: under
+// its name in /proc and by its path, as not every tier shows a process its own
+// file there, and some show one that cannot be executed.
+func Program() []*os.File {
+	var out []*os.File
+	for _, path := range []string{os.Args[0], "/proc/self/exe"} {
+		if f, err := os.Open(path); err == nil && filepath.IsAbs(path) {
+			out = append(out, f)
+		}
 	}
-	return f, err
+	return out
 }
 
 // Become replaces the process by the program with other arguments: the new one
 // has the confinement of the calling thread, on every thread.
-func Become(program *os.File, args, env []string) error {
+func Become(program []*os.File, args, env []string) error {
 	argv, err := syscall.SlicePtrFromStrings(args)
 	if err != nil {
 		return err
@@ -76,8 +79,11 @@ func Become(program *os.File, args, env []string) error {
 		return err
 	}
 	empty := []byte{0}
-	_, _, errno := unix.RawSyscall6(unix.SYS_EXECVEAT, program.Fd(), uintptr(unsafe.Pointer(&empty[0])),
-		uintptr(unsafe.Pointer(&argv[0])), uintptr(unsafe.Pointer(&envv[0])), unix.AT_EMPTY_PATH, 0)
+	errno := unix.ENOENT
+	for _, f := range program {
+		_, _, errno = unix.RawSyscall6(unix.SYS_EXECVEAT, f.Fd(), uintptr(unsafe.Pointer(&empty[0])),
+			uintptr(unsafe.Pointer(&argv[0])), uintptr(unsafe.Pointer(&envv[0])), unix.AT_EMPTY_PATH, 0)
+	}
 	runtime.KeepAlive(program)
 	return errno
 }

@@ -15,10 +15,10 @@ var errLinux = errors.New("containers are confined on Linux only")
 func Apply(Options) Done { return Done{Notes: []string{errLinux.Error()}} }
 
 // Become needs Linux.
-func Become(*os.File, []string, []string) error { return errLinux }
+func Become([]*os.File, []string, []string) error { return errLinux }
 
 // Program needs Linux.
-func Program() (*os.File, error) { return nil, errLinux }
+func Program() []*os.File { return nil }
 
 // Observe needs Linux.
 func Observe(Done) (artifact.Confinement, error) { return artifact.Confinement{}, errLinux }
