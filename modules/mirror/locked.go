@@ -194,6 +194,8 @@ func (g *Gateway) serveLocked(w http.ResponseWriter, r *http.Request, ecosystem,
 		answer(w, http.StatusNotFound, "drydock: the mirrors did not have it when "+s.file+" was made")
 	case ecosystem == Npm && strings.HasPrefix(asked, "npm"+"?") || ecosystem == Npm && (asked == "npm" || asked == "npm/latest"):
 		answer(w, http.StatusNotFound, "drydock: npm looks for newer versions of itself in vain")
+	case ecosystem == Go && g.locks.isPrefix(s, asked):
+		answer(w, http.StatusNotFound, "drydock: "+s.file+" has no such module")
 	case ecosystem == Go && isProof(asked):
 		return false // it proves what the lock has, and signs for itself
 	default:
@@ -203,6 +205,25 @@ func (g *Gateway) serveLocked(w http.ResponseWriter, r *http.Request, ecosystem,
 		})
 	}
 	return true
+}
+
+// isPrefix says whether a path is of a module whose name is the beginning of a
+// locked one's. The go command asks for all of them at once and does not wait
+// for the others when it has found the module, so a lock may not know that they
+// are not there. Nothing is served.
+func (b *lockBook) isPrefix(s *lockSet, asked string) bool {
+	mod, _, ok := strings.Cut(asked, "/@")
+	if !ok {
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for k := range s.pins {
+		if strings.HasPrefix(k, Go+" "+mod+"/") && !strings.HasPrefix(k, Go+" "+mod+"/@") {
+			return true
+		}
+	}
+	return false
 }
 
 // isProof says whether a path is of the checksum database: which of it a client
