@@ -247,9 +247,13 @@ func (c *config) platform() artifact.Platform {
 var stepCounter = regexp.MustCompile(`^\[[a-zA-Z0-9_./@ -]*[0-9]+/[0-9]+\] `)
 
 // normalized is the configuration with one time and no trace of the builder.
-// baseLayer is the history of a base's layer whose base told none. BuildKit
-// writes one of two texts there, which depends on what its cache remembers.
-const baseLayer = "layer of the base image"
+// BuildKit makes up history for layers the build tells none of, those of a base
+// without any, and marks it by this comment. What it says depends on how its
+// cache came by the layer, so it is replaced.
+const (
+	exporterComment = "buildkit.exporter.image.v0"
+	baseLayer       = "layer of the base image"
+)
 
 func (c *config) normalized(epoch time.Time) *config {
 	at := epoch.UTC().Format(time.RFC3339)
@@ -270,7 +274,7 @@ func (c *config) normalized(epoch time.Time) *config {
 	for _, h := range c.History {
 		h.Created = at
 		h.CreatedBy = stepCounter.ReplaceAllString(h.CreatedBy, "")
-		if h.CreatedBy == "created by buildkit" || strings.HasPrefix(h.CreatedBy, "pulled from ") {
+		if h.Comment == exporterComment {
 			h.CreatedBy = baseLayer
 		}
 		if strings.HasPrefix(h.Comment, "buildkit.") {

@@ -249,10 +249,10 @@ func TestUnchangedDirectories(t *testing.T) {
 func TestHistoryOfBases(t *testing.T) {
 	t.Parallel()
 	ids := map[artifact.Digest]bool{}
-	for _, by := range []string{"created by buildkit", "pulled from base.example/minimal@sha256:00"} {
+	for _, by := range []string{"created by buildkit", "pulled from base.example/minimal@sha256:00", "imported sha256:00"} {
 		r, _, err := normalizeImage(t, imagetest.Image{
 			Layers:  []imagetest.Layer{{Files: files()}},
-			History: []map[string]any{{"created": "2026-11-22T00:00:00Z", "created_by": by}},
+			History: []map[string]any{{"created": "2026-11-22T00:00:00Z", "created_by": by, "comment": exporterComment}},
 		}, Options{})
 		if err != nil {
 			t.Fatal(err)
