@@ -255,7 +255,7 @@ func (g *Gateway) servePinned(w http.ResponseWriter, r *http.Request, s *lockSet
 	ref := refusal{
 		URL: gatewayURL + "/" + pin.Ecosystem + "/" + rel, Rule: RuleServed,
 		Reason: pin.Ecosystem + " " + pin.Path + " as " + s.file + " has it (" + string(pin.Digest) + ") is served by no mirror any more and is not in the content store",
-		Remedy: "bring the cache of a run that has it (--cache), or move the lock forward: drydock mirror update",
+		Remedy: "bring the cache of a run that has it (--cache), or lock anew: remove the lock and run drydock mirror lock",
 	}
 	if errors.Is(err, ErrOffline) {
 		ref.Rule = RuleOffline

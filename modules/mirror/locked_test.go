@@ -104,7 +104,7 @@ func TestLockedStepNotServed(t *testing.T) {
 	c, told, _ := lockedStep(t, sock, step1, l.Key())
 	for _, path := range []string{releasePath, "/debian/debian/pool/main/h/hello/hello_2.10-3_amd64.deb"} {
 		resp, body := get(t, c, gatewayAt+path)
-		if resp.StatusCode != http.StatusForbidden || resp.Header.Get("X-Drydock-Rule") != RuleServed || !strings.Contains(body, "mirror update") {
+		if resp.StatusCode != http.StatusForbidden || resp.Header.Get("X-Drydock-Rule") != RuleServed || !strings.Contains(body, "mirror lock") {
 			t.Errorf("%s: %s %q", path, resp.Status, body)
 		}
 		if r := nextRefusal(t, told); r.Rule != RuleServed {

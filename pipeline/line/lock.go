@@ -192,7 +192,7 @@ func lockRefusal(e *artifact.Error, text string, u *underLock) bool {
 	case strings.Contains(text, "by rule "+mirror.RuleOffline):
 		e.Kind, e.Remedy = artifact.KindFault, "run once without --offline, or bring the cache of a run that fetched it (--cache)"
 	case strings.Contains(text, "by rule "+mirror.RuleServed):
-		e.Kind, e.Remedy = artifact.KindFault, "bring the cache of a run that has it (--cache), or move the lock forward: drydock mirror update"
+		e.Kind, e.Remedy = artifact.KindFault, "bring the cache of a run that has it (--cache), or lock anew: remove the lock and run drydock mirror lock"
 	case strings.Contains(text, "by rule "+mirror.RuleLocked):
 		e.Kind, e.Remedy = artifact.KindFault, "drydock mirror lock"
 	default:
