@@ -16,7 +16,7 @@ import (
 	"path/filepath"
 )
 
-// ErrArchitecture: no init is built for this machine's architecture.
+// ErrArchitecture says that no init is built for this machine's architecture.
 var ErrArchitecture = errors.New("no step init is built for this architecture (amd64 and arm64 have one)")
 
 // Program returns the init's executable.
