@@ -103,8 +103,12 @@ func (w *Warden) connect(r *notify.Request) notify.Response {
 			return notify.Errno(unix.ECONNREFUSED)
 		}
 		defer release()
+		w.comeFrom(e, localhost)
 	}
 	err = unix.Connect(e.fd, w.sockaddr(e.family, ip, a.port))
+	if ip == w.own() && err != nil && err != unix.EINPROGRESS {
+		w.comeFrom(e, w.own())
+	}
 	if err == nil || err == unix.EINPROGRESS {
 		w.sockets.mu.Lock()
 		e.state = connected
@@ -114,6 +118,19 @@ func (w *Warden) connect(r *notify.Request) notify.Response {
 		return notify.Errno(errnoOf(err))
 	}
 	return notify.Return(0)
+}
+
+var localhost = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+
+// comeFrom makes a connection come from an address, its port still open: from
+// 127.0.0.1 when a step connects to itself, since servers ask whether their
+// peer is that. A socket that has a port keeps its address.
+func (w *Warden) comeFrom(e *endpoint, from netip.Addr) {
+	if unix.SetsockoptInt(e.fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1) != nil {
+		return
+	}
+	_ = unix.Bind(e.fd, w.sockaddr(e.family, from, 0))
+	_ = unix.SetsockoptInt(e.fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 0)
 }
 
 // notOurs is the answer for a descriptor that is not a socket we made. The
@@ -132,7 +149,7 @@ func (w *Warden) notOurs() notify.Response {
 // the gateway's ports.
 func (w *Warden) destination(a address) (netip.Addr, unix.Errno) {
 	switch {
-	case a.ip == w.own(), a.ip.IsUnspecified(), a.ip == netip.IPv6Loopback(), a.ip == netip.AddrFrom4([4]byte{127, 0, 0, 1}):
+	case a.ip == w.own(), a.ip.IsUnspecified(), a.ip == netip.IPv6Loopback(), a.ip == localhost:
 		return w.own(), 0
 	case w.config.Gateway != "" && a.ip == w.gateway() && (slices.Contains(GatewayPorts(), a.port) || a.port == hiddenPort):
 		return a.ip, 0
