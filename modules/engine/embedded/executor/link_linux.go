@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"drydock/modules/artifact"
 	"drydock/modules/engine/embedded/initproc"
 )
@@ -267,6 +269,19 @@ func (g *link) splice(c closeWriter, proto string) {
 	<-done
 }
 
+// unread is how many bytes wait in a socket; 0 when that cannot be asked.
+func unread(c *net.UnixConn) int {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	n := 0
+	if err := raw.Control(func(fd uintptr) { n, err = unix.IoctlGetInt(int(fd), unix.SIOCINQ) }); err != nil {
+		return 0
+	}
+	return n
+}
+
 // close ends the link and returns the first refusal, if there was one. It
 // waits until the gateway has written down what the step fetched.
 func (g *link) close(ok bool) error {
@@ -283,6 +298,11 @@ func (g *link) close(ok bool) error {
 		c.Close()
 	}
 	g.mu.Unlock()
+	// a refusal is written before its client is answered, so it is in the socket
+	// by now; on a busy machine its reader may still have to come to it
+	for end := time.Now().Add(persistTime); unread(g.control) > 0 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
 	_ = g.control.SetReadDeadline(time.Now().Add(drainTime))
 	<-g.reading
 	g.mu.Lock()
