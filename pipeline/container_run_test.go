@@ -40,15 +40,15 @@ commandTests:
     expectedOutput: ["less"]
 `,
 		"catalog/images/small/Dockerfile": `FROM full AS builder
-WORKDIR /work
+WORKDIR /made
 COPY greet.sh .
 RUN sed 's/@WHO@/the builder/' greet.sh > greet && chmod 755 greet && ln greet again && ln -s greet link
-RUN useradd --uid 4242 somebody && install -d -o somebody -g 4242 -m 2750 /work/shared && su somebody -c 'id > /work/shared/id'
+RUN useradd --uid 4242 somebody && install -d -o somebody -g 4242 -m 2750 /made/shared && su somebody -c 'id > /made/shared/id'
 FROM full
 RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends less \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/lib/dpkg/*-old /var/log/apt /var/log/dpkg.log /var/log/alternatives.log /var/cache/ldconfig/aux-cache
-COPY --from=builder --chown=0:0 /work/greet /usr/local/bin/greet
-COPY --from=builder /work/shared /srv/shared
+COPY --from=builder --chown=0:0 /made/greet /usr/local/bin/greet
+COPY --from=builder /made/shared /srv/shared
 RUN chmod 4755 /usr/bin/less && ls -ln /srv/shared /usr/bin/less > /srv/list && rm /srv/list
 USER 65532
 `,

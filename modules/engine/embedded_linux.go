@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"dagger.io/dagger"
-	"github.com/moby/buildkit/solver/pb"
 
 	"drydock/modules/artifact"
 	"drydock/modules/engine/embedded/core"
@@ -89,7 +88,7 @@ func connectEmbedded(ctx context.Context, cfg Config) (*Engine, error) {
 // Emulated is the architecture whose emulator the embedded engine needs to run
 // a platform's code here; "" when it needs none.
 func Emulated(p artifact.Platform) string {
-	return executor.Emulated(&pb.Platform{OS: p.OS, Architecture: p.Architecture, Variant: p.Variant})
+	return core.Emulated(p.OS, p.Architecture, p.Variant)
 }
 
 // watchEvents feeds progress from the child until stopped. When it returns,

@@ -29,16 +29,6 @@ import (
 // step.
 const EmulateEnv = "DRYDOCK_EMULATE"
 
-// Emulator is a static program (qemu-user) that executes another
-// architecture's programs.
-type Emulator struct {
-	Path   string // on this host; read when a step first needs it
-	SHA256 string // hex; another file is refused
-}
-
-// Emulators are the emulators there are, by architecture as OCI names it.
-type Emulators map[string]Emulator
-
 type emulatorsKey struct{}
 
 // WithEmulators says which emulators the steps run under a context have.

@@ -230,7 +230,11 @@ func TestContainedInitKilled(t *testing.T) {
 	case <-time.After(20 * time.Second):
 		t.Fatal("the step goes on")
 	}
-	if left := running("probe"); len(left) > 0 {
+	left := running("probe")
+	for end := time.Now().Add(10 * time.Second); len(left) > 0 && time.Now().Before(end); left = running("probe") {
+		time.Sleep(20 * time.Millisecond) // killed, and not yet gone
+	}
+	if len(left) > 0 {
 		t.Errorf("still running: %v", left)
 	}
 }
