@@ -92,6 +92,11 @@ func (w *Warden) connect(r *notify.Request) notify.Response {
 	case a.family != e.family:
 		return notify.Errno(unix.EAFNOSUPPORT)
 	}
+	return w.connectStream(e, a)
+}
+
+// connectStream connects a TCP socket to where it may go.
+func (w *Warden) connectStream(e *endpoint, a address) notify.Response {
 	ip, errno := w.destination(a)
 	if errno != 0 {
 		w.told.refuse(fmt.Sprintf("tcp %s", netip.AddrPortFrom(a.ip, uint16(a.port))))
@@ -105,7 +110,7 @@ func (w *Warden) connect(r *notify.Request) notify.Response {
 		defer release()
 		w.comeFrom(e, localhost)
 	}
-	err = unix.Connect(e.fd, w.sockaddr(e.family, ip, a.port))
+	err := unix.Connect(e.fd, w.sockaddr(e.family, ip, a.port))
 	if ip == w.own() && err != nil && err != unix.EINPROGRESS {
 		w.comeFrom(e, w.own())
 	}
