@@ -8,10 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
 	"sort"
+	"syscall"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -213,10 +215,26 @@ func finishLayout(tmp, dir string, top v1.Descriptor) error {
 	if err := os.Chmod(tmp, 0o755); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(dir); err != nil {
-		return err
+	return replace(tmp, dir)
+}
+
+// replace puts a directory in another's place, whole; another process may do
+// the same at the same time.
+func replace(tmp, dir string) error {
+	for range 100 {
+		err := os.Rename(tmp, dir)
+		if !errors.Is(err, fs.ErrExist) && !errors.Is(err, syscall.ENOTEMPTY) {
+			return err
+		}
+		old := tmp + ".old"
+		if err := os.Rename(dir, old); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err := os.RemoveAll(old); err != nil {
+			return err
+		}
 	}
-	return os.Rename(tmp, dir)
+	return fmt.Errorf("replacing %s: others replace it all the time", dir)
 }
 
 func sortedKeys[V any](m map[string]V) []string {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -38,6 +39,11 @@ func Start(program string, args []string, files []*os.File) (*Engine, error) {
 	for _, f := range files {
 		fds = append(fds, f.Fd())
 	}
+	// the thread that forks waits, with its scheduling slot, until the program
+	// executes, which other threads of ours answer: nothing may stop them all
+	// meanwhile, neither a collection nor a change of the slots' number
+	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), maxWorkers))
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	type result struct {
 		pid int
 		err error
