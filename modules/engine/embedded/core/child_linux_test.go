@@ -27,7 +27,7 @@ func TestLockConflict(t *testing.T) {
 	start := time.Now()
 	var notices []string
 	_, err := StartChild(t.Context(), ChildConfig{
-		Root: root, LockWait: 600 * time.Millisecond, Environ: os.Environ(), build: "another",
+		Root: root, LockWait: 3 * time.Second, Environ: os.Environ(), build: "another",
 		Notice: func(s string) { notices = append(notices, s) },
 	})
 	if len(notices) != 1 || !strings.Contains(notices[0], strconv.Itoa(os.Getpid())) {

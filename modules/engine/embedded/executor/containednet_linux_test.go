@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -165,7 +166,14 @@ func probeNet() int {
 			continue
 		}
 		_ = os.Remove("/tmp/sock")
-		if err := try(); err != nil {
+		err := try()
+		// seen now and then where the warden binds: asked twice, the second
+		// time it finds what the first made
+		for n := 0; n < 3 && errors.Is(err, unix.EADDRINUSE); n++ {
+			_ = os.Remove("/tmp/sock")
+			err = try()
+		}
+		if err != nil {
 			fmt.Println(what, "-", err)
 			return 1
 		}

@@ -169,6 +169,9 @@ func TestContainedEngineKilled(t *testing.T) {
 	if _, err := io.ReadFull(out, line); err != nil || string(line) != "started\n" {
 		t.Fatalf("%q, %v", line, err)
 	}
+	for end := time.Now().Add(10 * time.Second); len(running("probe")) < 3 && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond)
+	}
 	if len(running("probe")) < 3 {
 		t.Errorf("only %v run", running("probe"))
 	}
