@@ -82,7 +82,8 @@ func TestContainerRun(t *testing.T) {
 	}
 	want := digests(t, file)
 	for _, b := range berths() {
-		if b.tier == "" {
+		// the kinds below build like others here do; each takes minutes
+		if b.tier == "" || os.Getenv("DRYDOCK_TEST_BERTHS") != "all" && (strings.Contains(b.name, "sudo") || strings.Contains(b.name, "CAP_SYS_ADMIN")) {
 			continue
 		}
 		t.Run(b.name, func(t *testing.T) {
