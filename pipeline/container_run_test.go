@@ -82,7 +82,7 @@ func TestContainerRun(t *testing.T) {
 	}
 	want := digests(t, file)
 	for _, b := range berths() {
-		// the kinds below build like others here do; each takes minutes
+		// each takes minutes; these kinds have not been seen to build yet
 		if b.tier == "" || os.Getenv("DRYDOCK_TEST_BERTHS") != "all" && (strings.Contains(b.name, "sudo") || strings.Contains(b.name, "CAP_SYS_ADMIN")) {
 			continue
 		}
