@@ -153,7 +153,7 @@ func engineMain(in *bufio.Reader, out *os.File, serve Serve, kept int) error {
 	forget()
 	last, stopLast := context.WithTimeout(context.Background(), collectTime)
 	defer stopLast()
-	core.collect(last)
+	core.collectLast(last)
 	return errors.Join(err, core.Close())
 }
 

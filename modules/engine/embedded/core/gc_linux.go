@@ -105,9 +105,20 @@ func (c *Core) noteCollected() {
 
 // collect removes what is over the quota, if it is time to look.
 func (c *Core) collect(ctx context.Context) {
-	if !c.due() {
-		return
+	if c.due() {
+		c.collectNow(ctx)
 	}
+}
+
+// collectLast is collect at the engine's end. Whatever ran is a reason to look:
+// the disk tells nothing where others free what this engine took.
+func (c *Core) collectLast(ctx context.Context) {
+	if c.due() || c.members.made.Load() > 0 {
+		c.collectNow(ctx)
+	}
+}
+
+func (c *Core) collectNow(ctx context.Context) {
 	freed, err := c.Prune(ctx, PruneOptions{})
 	if err != nil {
 		if c.options.Log != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/moby/buildkit/identity"
@@ -51,6 +52,8 @@ type members struct {
 	holds    int // members and the process that starts us
 	ended    bool
 	last     func() // called once, when nobody is left
+
+	made atomic.Int64 // operations that ran, whose results may have been kept
 }
 
 func newMembers(last func()) *members {

@@ -48,6 +48,7 @@ func emulatedBy(m *solver.CacheMap, emulator string) *solver.CacheMap {
 
 // Exec runs for one of the members.
 func (o *routedOp) Exec(ctx context.Context, jc solver.JobContext, inputs []solver.Result) (out []solver.Result, err error) {
+	defer o.members.made.Add(1)
 	err = o.try(ctx, jc, func(ctx context.Context) error {
 		out, err = o.Op.Exec(ctx, jc, inputs)
 		return err
