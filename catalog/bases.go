@@ -49,6 +49,7 @@ func (l *loader) checkBase(s source, b *Base) {
 		l.fail(s.at("state"), "%q is not a state", b.State).Remedy = "write active, deprecated or eol"
 	}
 	l.checkPlatforms(s, b.Platforms)
+	l.checkStandsFor(s, b)
 	l.checkLock(s, b)
 }
 

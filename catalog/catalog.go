@@ -23,6 +23,8 @@ type Catalog struct {
 	Policies []policy.Policy `yaml:"policies"`
 
 	Emulators *Emulators `yaml:"emulators,omitempty"` // nil: RUN of foreign architectures is refused
+
+	Tightened []Tightened `yaml:"-"` // what a project made stricter
 }
 
 // Base is an image others build on.
@@ -43,6 +45,7 @@ type Base struct {
 	State       string              `yaml:"state"` // active, deprecated or eol
 	Owner       string              `yaml:"owner,omitempty"`
 	Description string              `yaml:"description,omitempty"`
+	StandsFor   []string            `yaml:"standsFor,omitempty"` // upstream references FROM may name in its place; * is any text without / and -
 
 	Place    string `yaml:"-"` // file:line of its name
 	File     string `yaml:"-"` // its own file, relative to the catalog
@@ -66,11 +69,12 @@ type Image struct {
 	Secrets     []Secret            `yaml:"secrets,omitempty"`
 	Contexts    map[string]string   `yaml:"contexts,omitempty"` // folders by the name COPY --from= calls them, relative to the image's file
 
+	Project        bool             `yaml:"-"` // it is the project file's; paths below are relative to the project, else to the catalog
 	Place          string           `yaml:"-"` // file:line of its name
-	File           string           `yaml:"-"` // its own file, relative to the catalog
-	ContextDir     string           `yaml:"-"` // Context, relative to the catalog
-	DockerfilePath string           `yaml:"-"` // Dockerfile, relative to the catalog
-	StructurePaths []string         `yaml:"-"` // Tests.Structure, relative to the catalog
+	File           string           `yaml:"-"` // the file it stands in
+	ContextDir     string           `yaml:"-"` // Context
+	DockerfilePath string           `yaml:"-"` // Dockerfile
+	StructurePaths []string         `yaml:"-"` // Tests.Structure
 	Ignore         []string         `yaml:"-"` // patterns of the context's .dockerignore
 	NamedContexts  []Context        `yaml:"-"` // Contexts, found, by name
 	Parsed         *dockerfile.File `yaml:"-"`

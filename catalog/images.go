@@ -23,32 +23,39 @@ const defaultTimeout = policy.Duration(30 * time.Second)
 func (l *loader) loadImages() {
 	for _, file := range l.files("images") {
 		img := Image{Tests: Tests{NonRoot: true}}
-		s, ok := l.read(file, &img)
-		if !ok || !l.goodName(s, img.Name, imagePattern) {
-			continue
+		if s, ok := l.read(file, &img); ok {
+			img.File = file
+			l.addImage(s, img)
 		}
-		if have, twice := l.cat.Image(img.Name); twice {
-			l.fail(s.at("name"), "image %s is there twice, also in %s", img.Name, have.Place).Remedy = "rename or remove one of them"
-			continue
-		}
-		if have, twice := l.cat.Base(img.Name); twice {
-			l.fail(s.at("name"), "image %s has the name of a base, in %s", img.Name, have.Place).Remedy = "rename one of them: FROM could not tell them apart"
-			continue
-		}
-		img.Place, img.File = s.at("name"), file
-		l.checkPlatforms(s, img.Platforms)
-		l.findContext(s, &img)
-		l.findContexts(s, &img)
-		l.checkArgs(s, &img)
-		l.checkSecrets(s, &img)
-		l.checkTests(s, &img)
-		for i, tag := range img.Tags {
-			if !tagPattern.MatchString(tag) {
-				l.fail(s.at("tags", strconv.Itoa(i)), "%q is not a tag", tag).Remedy = "write letters, digits, dots, dashes and underscores, at most 128"
-			}
-		}
-		l.cat.Images = append(l.cat.Images, img)
 	}
+}
+
+// addImage checks one image and takes it in; s is what it is written in.
+func (l *loader) addImage(s source, img Image) {
+	if !l.goodName(s, img.Name, imagePattern) {
+		return
+	}
+	if have, twice := l.cat.Image(img.Name); twice {
+		l.fail(s.at("name"), "image %s is there twice, also in %s", img.Name, have.Place).Remedy = "rename or remove one of them"
+		return
+	}
+	if have, twice := l.cat.Base(img.Name); twice {
+		l.fail(s.at("name"), "image %s has the name of a base, in %s", img.Name, have.Place).Remedy = "rename one of them: FROM could not tell them apart"
+		return
+	}
+	img.Place = s.at("name")
+	l.checkPlatforms(s, img.Platforms)
+	l.findContext(s, &img)
+	l.findContexts(s, &img)
+	l.checkArgs(s, &img)
+	l.checkSecrets(s, &img)
+	l.checkTests(s, &img)
+	for i, tag := range img.Tags {
+		if !tagPattern.MatchString(tag) {
+			l.fail(s.at("tags", strconv.Itoa(i)), "%q is not a tag", tag).Remedy = "write letters, digits, dots, dashes and underscores, at most 128"
+		}
+	}
+	l.cat.Images = append(l.cat.Images, img)
 }
 
 // findContext finds the context and parses the Dockerfile in it.
@@ -59,10 +66,10 @@ func (l *loader) findContext(s source, img *Image) {
 	if img.Dockerfile == "" {
 		img.Dockerfile = "Dockerfile"
 	}
-	img.ContextDir = path.Join("images", img.Context)
+	img.ContextDir = path.Join(l.dir, img.Context)
 	img.DockerfilePath = path.Join(img.ContextDir, img.Dockerfile)
 	if path.IsAbs(img.Context) || !fs.ValidPath(img.ContextDir) {
-		l.fail(s.at("context"), "context %s is outside the catalog", img.Context).Remedy = "move it into the catalog, beside the image's file"
+		l.fail(s.at("context"), "context %s is outside the %s", img.Context, l.what).Remedy = "move it into the " + l.what + ", beside the image's file"
 		return
 	}
 	if info, err := fs.Stat(l.fsys, img.ContextDir); err != nil || !info.IsDir() {
@@ -194,9 +201,9 @@ func (l *loader) checkCells(s source, img *Image) {
 func (l *loader) checkTests(s source, img *Image) {
 	t := &img.Tests
 	for i, f := range t.Structure {
-		p := path.Join("images", f)
+		p := path.Join(l.dir, f)
 		if !fs.ValidPath(p) || path.IsAbs(f) {
-			l.fail(s.at("tests", "structure", strconv.Itoa(i)), "%s is outside the catalog", f).Remedy = "keep it beside the image's file"
+			l.fail(s.at("tests", "structure", strconv.Itoa(i)), "%s is outside the %s", f, l.what).Remedy = "keep it beside the image's file"
 			continue
 		}
 		if _, err := fs.Stat(l.fsys, p); err != nil {

@@ -58,13 +58,13 @@ func (l *loader) checkSecrets(s source, img *Image) {
 func (l *loader) findContexts(s source, img *Image) {
 	for _, name := range slices.Sorted(maps.Keys(img.Contexts)) {
 		written, at := img.Contexts[name], s.at("contexts", name)
-		c := Context{Name: name, Dir: path.Join("images", written)}
+		c := Context{Name: name, Dir: path.Join(l.dir, written)}
 		if !namePattern.MatchString(name) {
 			l.fail(at, "%q is not the name of a context", name).Remedy = "write lower-case letters, digits, dots, dashes and underscores"
 			continue
 		}
 		if path.IsAbs(written) || !fs.ValidPath(c.Dir) {
-			l.fail(at, "context %s is outside the catalog", written).Remedy = "move it into the catalog, beside the image's file"
+			l.fail(at, "context %s is outside the %s", written, l.what).Remedy = "move it into the " + l.what + ", beside the image's file"
 			continue
 		}
 		if info, err := fs.Stat(l.fsys, c.Dir); err != nil || !info.IsDir() {
@@ -86,7 +86,7 @@ func (l *loader) namedContext(img *Image, b dockerfile.BaseRef) (bool, error) {
 		return true, nil
 	}
 	return true, &artifact.Error{
-		Kind: artifact.KindUsage, Op: "reading catalog", Place: fmt.Sprintf("%s:%d", path.Join(l.name, img.DockerfilePath), b.Line),
+		Kind: artifact.KindUsage, Op: "reading catalog", Place: fmt.Sprintf("%s:%d", img.Parsed.Name, b.Line),
 		Message: fmt.Sprintf("FROM %s builds on a named context, which is a folder", b.Ref),
 		Remedy:  "write FROM scratch and COPY --from=" + b.Ref + " . /",
 	}

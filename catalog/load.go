@@ -27,6 +27,8 @@ var (
 type loader struct {
 	fsys fs.FS
 	name string
+	dir  string // what paths of images are relative to
+	what string // catalog or project, as errors call it
 	cat  Catalog
 	errs []error
 }
@@ -34,13 +36,24 @@ type loader struct {
 // Load reads a catalog from fsys; name is how errors call it. All errors found
 // are reported together.
 func Load(fsys fs.FS, name string) (*Catalog, error) {
-	l := &loader{fsys: fsys, name: name, cat: Catalog{Name: name}}
+	l := begin(fsys, name)
+	l.loadImages()
+	return l.finish()
+}
+
+// begin reads all of a catalog but its images.
+func begin(fsys fs.FS, name string) *loader {
+	l := &loader{fsys: fsys, name: name, dir: "images", what: "catalog", cat: Catalog{Name: name}}
 	l.loadMirrors()
 	l.loadPolicies()
 	l.loadStages()
 	l.loadEmulators()
 	l.loadBases()
-	l.loadImages()
+	return l
+}
+
+// finish finds what images build on.
+func (l *loader) finish() (*Catalog, error) {
 	for i := range l.cat.Images {
 		l.resolveImage(&l.cat.Images[i])
 	}

@@ -3,7 +3,6 @@ package catalog
 import (
 	"fmt"
 	"maps"
-	"path"
 	"slices"
 	"strings"
 
@@ -20,10 +19,8 @@ func (c *Catalog) Resolve(ref string) (Ref, error) {
 	name, variant, _ := strings.Cut(ref, ":")
 	img, ok := c.Image(name)
 	if !ok {
-		return Ref{}, &artifact.Error{
-			Kind: artifact.KindUsage, Message: fmt.Sprintf("%q is not in the catalog", ref),
-			Remedy: "build on a base of the catalog" + nearest(ref, c.buildable()),
-		}
+		base, err := c.standIn(ref)
+		return Ref{Spelling: ref, Base: base}, err
 	}
 	var names []string
 	for _, v := range img.Variants {
@@ -118,7 +115,7 @@ func (l *loader) once(seen map[string]bool, err error) {
 
 // resolveRef finds one reference and checks that it exists for the platform.
 func (l *loader) resolveRef(img *Image, b dockerfile.BaseRef, target artifact.Platform) (Ref, error) {
-	place := fmt.Sprintf("%s:%d", path.Join(l.name, img.DockerfilePath), b.Line)
+	place := fmt.Sprintf("%s:%d", img.Parsed.Name, b.Line)
 	ref, err := l.cat.Resolve(b.Ref)
 	if err != nil {
 		return Ref{}, &artifact.Error{

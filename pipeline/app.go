@@ -21,7 +21,7 @@ var version = "0.1.0-dev"
 
 // Main is the program: it returns the exit code and never ends the process.
 func Main(ctx context.Context, s streams, args, environ []string) int {
-	app := newApp(s, environ)
+	app := newApp(s, environ, args...)
 	asJSON := wantsJSON(args)
 	err := app.RunContext(ctx, append([]string{app.Name}, arrange(app, args)...))
 	if cause := context.Cause(ctx); err != nil && errors.Is(cause, artifact.ErrInterrupted) {
@@ -65,7 +65,7 @@ func wantsJSON(args []string) bool {
 	return false
 }
 
-func newApp(s streams, environ []string) *cli.App {
+func newApp(s streams, environ []string, args ...string) *cli.App {
 	app := &cli.App{
 		Name:                 "drydock",
 		Usage:                "build container images from mirrors only, inspect them, promote them by digest",
@@ -86,7 +86,7 @@ func newApp(s streams, environ []string) *cli.App {
 		},
 		Description: exitCodesHelp,
 	}
-	p := &program{streams: s, environ: environ}
+	p := &program{streams: s, environ: environ, args: args}
 	app.Commands = p.verbs()
 	finishCommands(app.Commands)
 	return app

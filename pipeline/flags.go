@@ -7,15 +7,18 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"drydock/catalog"
 	"drydock/modules/artifact"
 	"drydock/modules/engine"
+	"drydock/pipeline/catalogref"
 	"drydock/pipeline/line"
 )
 
 // settings is the effective configuration of one invocation:
-// defaults < environment < flags.
+// defaults < catalog < project file < environment < flags.
 type settings struct {
-	Catalog  string   `json:"catalog"`
+	Project  string   `json:"project"` // the project file; "" there is none
+	Catalog  string   `json:"catalog"` // its directory, or what it is pinned to
 	Cache    string   `json:"cache"`
 	Data     string   `json:"data"`
 	Keys     string   `json:"keys"`
@@ -39,6 +42,11 @@ type settings struct {
 
 	CacheQuota string `json:"cacheQuota"` // "" is a share of the disk
 	quota      int64  // CacheQuota in bytes
+
+	From map[string]string `json:"from"` // each setting's flag, variable, file:line or "default"
+
+	project    *catalog.Project
+	catalogRef catalogref.Ref
 }
 
 func env(name string) []string {
@@ -56,12 +64,13 @@ func boolean(name, usage string) cli.Flag {
 // commonFlags belong to every verb.
 func commonFlags() []cli.Flag {
 	return []cli.Flag{
-		str("catalog", "catalog", "`DIR` of the catalog of bases, images, mirrors, stages and policies"),
+		str("catalog", defaultCatalog, "the `CATALOG` of bases, images, mirrors, stages and policies: a directory, git URL@COMMIT[:FOLDER] or REPOSITORY@sha256:… of an OCI artifact"),
+		str("project", "", "the project `FILE` of an application's repository (default: drydock.yaml of the working directory, where there is one)"),
 		str("state", "", "one `DIR` for cache, data and keys, in place of the three"),
 		str("cache", "", "`DIR` of what can be rebuilt (default: the user's cache directory)"),
 		str("data", "", "`DIR` of the embedded stage registries (default: the user's data directory)"),
 		str("keys", "", "`DIR` of the signing keys (default: the user's configuration directory)"),
-		str("out", "out", "`DIR` for reports people and CI read"),
+		str("out", defaultOut, "`DIR` for reports people and CI read"),
 		str("progress", "auto", "how progress is shown on stderr: auto, tty, plain or json"),
 		boolean("json", "print the result as JSON on stdout"),
 		boolean("print-config", "print the effective configuration as JSON and do nothing else"),
@@ -93,9 +102,9 @@ func engineFlags() []cli.Flag {
 }
 
 // readSettings turns flags into settings and checks them.
-func readSettings(c *cli.Context, environ []string) (settings, error) {
+func readSettings(c *cli.Context, args, environ []string) (settings, error) {
 	s := settings{
-		Catalog: c.String("catalog"), Out: c.String("out"),
+		From: sources(c, args, environ), Out: c.String("out"),
 		Cache: c.String("cache"), Data: c.String("data"), Keys: c.String("keys"),
 		Images: append([]string{}, c.StringSlice("image")...), Progress: c.String("progress"), JSON: c.Bool("json"),
 		Engine: c.String("engine"), Tier: c.String("tier"), Trigger: c.String("trigger"), Changed: c.String("changed"),
@@ -115,7 +124,14 @@ func readSettings(c *cli.Context, environ []string) (settings, error) {
 	if err := s.setDirs(c.String("state"), environ); err != nil {
 		return s, err
 	}
-	return s, s.check()
+	if err := s.check(); err != nil {
+		return s, err
+	}
+	if err := s.readProject(c); err != nil {
+		return s, err
+	}
+	s.excludeOwn()
+	return s, nil
 }
 
 func (s *settings) check() error {
@@ -163,6 +179,9 @@ func (s *settings) setDirs(state string, environ []string) error {
 		&s.Data:  fallback("XDG_DATA_HOME", ".local/share"),
 		&s.Keys:  filepath.Join(fallback("XDG_CONFIG_HOME", ".config"), "keys"),
 	}
+	if s.Out == "" { // an empty variable is none
+		s.Out = defaultOut
+	}
 	if state != "" {
 		defaults = map[*string]string{
 			&s.Cache: filepath.Join(state, "cache"), &s.Data: filepath.Join(state, "data"), &s.Keys: filepath.Join(state, "keys"),
@@ -176,7 +195,7 @@ func (s *settings) setDirs(state string, environ []string) error {
 	for _, d := range []struct {
 		flag string
 		p    *string
-	}{{"cache", &s.Cache}, {"data", &s.Data}, {"keys", &s.Keys}, {"out", &s.Out}, {"catalog", &s.Catalog}} {
+	}{{"cache", &s.Cache}, {"data", &s.Data}, {"keys", &s.Keys}, {"out", &s.Out}} {
 		if *d.p == "" || (home == "" && *d.p == "keys") {
 			return &artifact.Error{
 				Kind: artifact.KindUsage, Op: "choosing directories", Place: "--" + d.flag,

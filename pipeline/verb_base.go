@@ -6,6 +6,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"drydock/modules/artifact"
 	"drydock/pipeline/line"
 )
 
@@ -75,6 +76,12 @@ func (p *program) update(c *cli.Context, ses *session) ([]line.BaseUpdate, error
 }
 
 func (p *program) updateBases(c *cli.Context, s settings) error {
+	if s.catalogRef.Pinned() {
+		return &artifact.Error{
+			Kind: artifact.KindUsage, Op: "updating bases", Place: s.catalogRef.String(), Message: "a catalog that is named by commit or digest cannot be written",
+			Remedy: "update it where it is kept, then name the new commit or digest",
+		}
+	}
 	ses, err := p.open(c.Context, s)
 	if err != nil {
 		return err

@@ -72,7 +72,7 @@ func (p *program) serveRegistry(c *cli.Context, s settings) error {
 		return err
 	}
 	defer embedded.Close() //nolint:errcheck // the server ended before
-	if err := p.makeStages(s, embedded); err != nil {
+	if err := p.makeStages(c.Context, s, embedded); err != nil {
 		return err
 	}
 	if err := embedded.Serve(c.Context, o); err != nil {
@@ -83,11 +83,11 @@ func (p *program) serveRegistry(c *cli.Context, s settings) error {
 
 // makeStages makes the catalog's embedded stages, so that they take a push
 // before the first run. A registry is served without a catalog as well.
-func (p *program) makeStages(s settings, embedded *registry.Embedded) error {
-	if _, err := os.Stat(s.Catalog); errors.Is(err, fs.ErrNotExist) {
+func (p *program) makeStages(ctx context.Context, s settings, embedded *registry.Embedded) error {
+	if _, err := os.Stat(s.Catalog); errors.Is(err, fs.ErrNotExist) && !s.catalogRef.Pinned() {
 		return nil
 	}
-	cat, err := loadCatalog(s.Catalog)
+	cat, _, err := p.openCatalog(ctx, s)
 	if err != nil {
 		return err
 	}

@@ -4,14 +4,12 @@ import (
 	"context"
 	"errors"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
 
 	"drydock/catalog"
-	"drydock/modules/artifact"
 	"drydock/pipeline/changed"
 	"drydock/pipeline/ci"
 	"drydock/pipeline/line"
@@ -23,6 +21,7 @@ import (
 type program struct {
 	streams
 	environ []string
+	args    []string // the command line, as given
 }
 
 // session is what verbs that work on the catalog share.
@@ -32,7 +31,8 @@ type session struct {
 	ci      ci.CI
 	trigger plan.Trigger
 	catalog *catalog.Catalog
-	state   *changed.State // what git says of the catalog's sources
+	dir     string         // of the catalog
+	state   *changed.State // what git says of the sources
 	sink    progress.Sink
 	line    *line.Line
 }
@@ -40,12 +40,12 @@ type session struct {
 // verb wraps a verb's work: it reads settings and answers --print-config.
 func (p *program) verb(do func(*cli.Context, settings) error) cli.ActionFunc {
 	return func(c *cli.Context) error {
-		s, err := readSettings(c, p.environ)
+		s, err := readSettings(c, p.args, p.environ)
 		if err != nil {
 			return err
 		}
 		if c.Bool("print-config") {
-			return printJSON(p.out, s)
+			return p.printConfig(c.Context, s)
 		}
 		return do(c, s)
 	}
@@ -62,7 +62,7 @@ func (p *program) open(ctx context.Context, s settings) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	if out.catalog, err = loadCatalog(s.Catalog); err != nil {
+	if out.catalog, out.dir, err = p.openCatalog(ctx, s); err != nil {
 		return nil, err
 	}
 	if out.state, err = changed.Describe(ctx, out.git("")); err != nil {
@@ -75,7 +75,7 @@ func (p *program) open(ctx context.Context, s settings) (*session, error) {
 	}
 	out.sink = progress.Redacted(line.Hidden(out.catalog, p.environ), progress.New(mode, p.err, p.tty, width(p.err)))
 	out.line = line.New(ctx, line.Config{
-		Catalog: out.catalog, CatalogDir: s.Catalog, Cache: s.Cache, Data: s.Data, Keys: s.Keys, Out: s.Out,
+		Catalog: out.catalog, CatalogDir: out.dir, ProjectDir: s.projectDir(), Cache: s.Cache, Data: s.Data, Keys: s.Keys, Out: s.Out,
 		Engine: s.Engine, Tier: s.Tier, Locked: s.Locked, Offline: s.Offline, FailFast: s.FailFast, Jobs: s.Jobs, Environ: p.environ, LookupEnv: p.lookup, CI: out.ci,
 		Trigger: string(out.trigger), State: out.state, Version: version, Now: time.Now(), Sink: out.sink,
 		Log: engineLog(s), Quota: s.quota, CacheFrom: s.imports, CacheTo: s.exports,
@@ -87,32 +87,20 @@ func (p *program) open(ctx context.Context, s settings) (*session, error) {
 // nothing is drawn over the result.
 func (s *session) close() error { return errors.Join(s.sink.Close(), s.line.Close()) }
 
-func loadCatalog(dir string) (*catalog.Catalog, error) {
-	info, err := os.Stat(dir)
-	if err != nil || !info.IsDir() {
-		return nil, &artifact.Error{
-			Kind: artifact.KindUsage, Op: "reading catalog", Place: dir, Message: "no such directory",
-			Remedy: "give the catalog's directory with --catalog DIR",
-		}
-	}
-	name := dir
-	if wd, err := os.Getwd(); err == nil {
-		if rel, err := filepath.Rel(wd, dir); err == nil && len(rel) < len(dir) {
-			name = rel
-		}
-	}
-	return catalog.Load(os.DirFS(dir), name)
-}
-
-// git is a question about the repository the catalog is in.
+// git is a question about the repository of the project, else of the catalog.
 func (s *session) git(base string) changed.Request {
-	return changed.Request{Base: base, CatalogDir: s.Catalog, Catalog: s.catalog, Environ: s.environ}
+	return changed.Request{
+		Base: base, CatalogDir: s.dir, ProjectDir: s.projectDir(), Pinned: s.catalogRef.Pinned(), Catalog: s.catalog, Environ: s.environ,
+	}
 }
 
 // plan makes the plan of the images asked for.
 func (s *session) plan(ctx context.Context, mirrors []plan.Mirror) (*plan.Plan, error) {
 	in := plan.Input{
 		Catalog: s.catalog, Trigger: s.trigger, Select: s.Images, Mirrors: mirrors, Dirty: s.state.Dirty,
+	}
+	if len(in.Select) == 0 {
+		in.Select = s.catalog.ProjectImages() // the catalog's own are built as far as these need them
 	}
 	if s.Changed != "" {
 		sel, err := changed.Select(ctx, s.git(s.changedBase()))

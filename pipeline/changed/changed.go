@@ -18,6 +18,8 @@ import (
 type Request struct {
 	Base       string // Select: what to compare with, a branch, tag or commit; "" is the remote's default branch
 	CatalogDir string // the catalog's directory, in the work tree of its repository
+	ProjectDir string // folder of the project file, whose repository is the one asked about; "" without one
+	Pinned     bool   // the catalog is a commit or digest the project names: it has no state of its own
 	Catalog    *catalog.Catalog
 	Environ    []string // environment of git; nil is this process's own
 }
@@ -42,7 +44,7 @@ type State struct {
 // the merge base of HEAD and the base. A history that does not reach back to
 // it is refused: an empty answer would be a wrong one.
 func Select(ctx context.Context, req Request) (*Selection, error) {
-	g, err := open(ctx, req)
+	g, err := open(ctx, req.top(), req.Environ)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +56,12 @@ func Select(ctx context.Context, req Request) (*Selection, error) {
 	if err != nil {
 		return nil, err
 	}
-	touched := g.touch(req.Catalog, files, true)
+	t := touching{catalog: req.Catalog, settings: true}
+	t.add(g.dir, files, req.ProjectDir != "")
+	if dir, ok := g.catalogIn(ctx, req); ok {
+		t.add(dir, files, false)
+	}
+	touched := t.spread()
 	sel := &Selection{MergeBase: base, Files: files, Images: []string{}, Why: touched}
 	for i := range req.Catalog.Images {
 		if _, ok := touched[req.Catalog.Images[i].Name]; ok {
@@ -74,7 +81,7 @@ func Describe(ctx context.Context, req Request) (*State, error) {
 		}
 		return st, nil
 	}
-	g, err := open(ctx, req)
+	g, err := open(ctx, req.top(), req.Environ)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, err
@@ -91,8 +98,31 @@ func Describe(ctx context.Context, req Request) (*State, error) {
 	if err != nil {
 		return nil, err
 	}
-	st.Dirty = g.touch(req.Catalog, files, false)
+	t := touching{catalog: req.Catalog}
+	t.add(g.dir, files, req.ProjectDir != "")
+	if req.ProjectDir != "" && !req.Pinned {
+		c, err := open(ctx, req.CatalogDir, req.Environ)
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil, err
+			}
+			return all("its catalog: " + reason(err))
+		}
+		if files, err = c.dirtyFiles(ctx); err != nil {
+			return nil, err
+		}
+		t.add(c.dir, files, false)
+	}
+	st.Dirty = t.spread()
 	return st, nil
+}
+
+// top is the directory whose repository is asked about.
+func (r Request) top() string {
+	if r.ProjectDir != "" {
+		return r.ProjectDir
+	}
+	return r.CatalogDir
 }
 
 // reason is the message of an error without what was being done.
@@ -104,35 +134,44 @@ func reason(err error) string {
 	return err.Error()
 }
 
-// touch maps files of the repository to the images they are part of, directly
+// touching maps files of repositories to the images they are part of, directly
 // or along the FROM graph. Files of the catalog that decide over every image
 // count for all of them when settings is set.
-func (g *git) touch(c *catalog.Catalog, files []string, settings bool) map[string]string {
-	why := map[string]string{}
-	bases := map[string]string{}
+type touching struct {
+	catalog    *catalog.Catalog
+	settings   bool
+	why, bases map[string]string
+}
+
+// add takes files of a repository in which dir is the catalog's folder, or the
+// project's.
+func (t *touching) add(dir string, files []string, project bool) {
+	if t.why == nil {
+		t.why, t.bases = map[string]string{}, map[string]string{}
+	}
+	c := t.catalog
 	for _, file := range files {
-		rel, ok := under(g.catalog, file)
+		rel, ok := under(dir, file)
 		if !ok {
 			continue
 		}
-		if settings && isSetting(rel) {
-			for i := range c.Images {
-				note(why, c.Images[i].Name, file)
+		for i := range c.Images {
+			img := &c.Images[i]
+			if !project && t.settings && isSetting(rel) || img.Project == project && partOf(img, rel) {
+				note(t.why, img.Name, file)
 			}
 		}
 		for _, b := range c.Bases {
-			if rel == b.File || rel == b.LockPath {
-				note(bases, b.Name, file)
-			}
-		}
-		for i := range c.Images {
-			if partOf(&c.Images[i], rel) {
-				note(why, c.Images[i].Name, file)
+			if !project && (rel == b.File || rel == b.LockPath) {
+				note(t.bases, b.Name, file)
 			}
 		}
 	}
-	spread(c, why, bases)
-	return why
+}
+
+func (t *touching) spread() map[string]string {
+	spread(t.catalog, t.why, t.bases)
+	return t.why
 }
 
 func note(m map[string]string, key, why string) {
@@ -175,7 +214,11 @@ func isSetting(rel string) bool {
 
 // partOf says whether a file of the catalog is one an image is made of.
 func partOf(img *catalog.Image, rel string) bool {
-	if rel == img.File || rel == img.DockerfilePath || rel == path.Join("locks", img.Name+".json") || slices.Contains(img.StructurePaths, rel) {
+	locks := "locks"
+	if img.Project {
+		locks = catalog.ProjectLocks
+	}
+	if rel == img.File || rel == img.DockerfilePath || rel == path.Join(locks, img.Name+".json") || slices.Contains(img.StructurePaths, rel) {
 		return true
 	}
 	for _, c := range img.NamedContexts {

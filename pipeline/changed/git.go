@@ -15,36 +15,48 @@ import (
 	"github.com/moby/patternmatcher"
 )
 
-// git is the repository a catalog is in.
+// git is the repository a catalog or a project is in.
 type git struct {
 	top     string // its work tree
-	catalog string // the catalog's directory in it, "." for the work tree itself
+	dir     string // the directory in it that is asked about, "." for the work tree itself
 	environ []string
 }
 
-// open finds the repository of the catalog.
-func open(ctx context.Context, req Request) (*git, error) {
-	dir, err := filepath.Abs(req.CatalogDir)
+// open finds the repository of a directory.
+func open(ctx context.Context, asked string, environ []string) (*git, error) {
+	dir, err := filepath.Abs(asked)
 	if err == nil {
 		dir, err = filepath.EvalSymlinks(dir)
 	}
 	if err != nil {
-		return nil, fault(req.CatalogDir, err)
+		return nil, fault(asked, err)
 	}
-	g := &git{top: dir, environ: req.Environ}
+	g := &git{top: dir, environ: environ}
 	top, err := g.line(ctx, "rev-parse", "--show-toplevel")
 	if err != nil {
-		return nil, openError(ctx, req.CatalogDir, err)
+		return nil, openError(ctx, asked, err)
 	}
 	if top, err = filepath.EvalSymlinks(top); err != nil {
-		return nil, fault(req.CatalogDir, err)
+		return nil, fault(asked, err)
 	}
 	rel, err := filepath.Rel(top, dir)
 	if err != nil {
-		return nil, fault(req.CatalogDir, err)
+		return nil, fault(asked, err)
 	}
-	g.top, g.catalog = top, filepath.ToSlash(rel)
+	g.top, g.dir = top, filepath.ToSlash(rel)
 	return g, nil
+}
+
+// catalogIn is the catalog's folder in the project's repository, if it is there.
+func (g *git) catalogIn(ctx context.Context, req Request) (string, bool) {
+	if req.ProjectDir == "" || req.Pinned {
+		return "", false
+	}
+	c, err := open(ctx, req.CatalogDir, req.Environ)
+	if err != nil || c.top != g.top {
+		return "", false
+	}
+	return c.dir, true
 }
 
 func openError(ctx context.Context, dir string, err error) error {
@@ -171,7 +183,7 @@ func (g *git) changedSince(ctx context.Context, commit string) ([]string, error)
 // those git ignores too: a build may read them all the same.
 func (g *git) dirtyFiles(ctx context.Context) ([]string, error) {
 	out, err := g.run(ctx, "status", "--porcelain=v1", "-z", "--no-renames", "--untracked-files=all",
-		"--ignored=traditional", "--ignore-submodules=none", "--", g.catalog)
+		"--ignored=traditional", "--ignore-submodules=none", "--", g.dir)
 	if err != nil {
 		return nil, g.failed(ctx, err)
 	}

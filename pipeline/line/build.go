@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"maps"
 	"os"
-	"path"
 	"path/filepath"
 	"strings"
 
@@ -232,7 +231,7 @@ func (l *Line) build(ctx context.Context, n plan.Node, in run.Inputs) (any, erro
 	l.builds[b.Name] = plan.Image{Image: n.Image, Variant: n.Variant}.ID() + " " + n.Platform.String()
 	l.mu.Unlock()
 	b.Built, err = image.Build(ctx, e.Client, step, image.Source{
-		Name: b.Name, ContextDir: filepath.Join(l.cfg.CatalogDir, img.ContextDir), Ignore: img.Ignore,
+		Name: b.Name, ContextDir: filepath.Join(l.source(img), img.ContextDir), Ignore: img.Ignore,
 		Dockerfile: text, Target: img.Target, Args: variant.Args, Platform: *n.Platform, Epoch: b.Epoch, BaseLayers: layers, Secrets: secrets,
 	})
 	if err != nil {
@@ -264,7 +263,7 @@ func (b *builtImage) standOn() []artifact.Digest {
 // named puts the user's own Dockerfile and its line into an error of its build:
 // the engine knows the file under another name.
 func (l *Line) named(err error, img *catalog.Image, under *underLock) error {
-	e := &artifact.Error{Kind: kindOf(err), Op: "building", Place: path.Join(l.cfg.Catalog.Name, img.DockerfilePath), Err: err}
+	e := &artifact.Error{Kind: kindOf(err), Op: "building", Place: img.Parsed.Name, Err: err}
 	var told interface{ Extensions() map[string]any }
 	var inner *artifact.Error
 	if !errors.As(err, &told) || !errors.As(err, &inner) || inner.Err == nil {

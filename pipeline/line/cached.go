@@ -68,10 +68,10 @@ func (l *Line) fingerprint(p plan.Image, seen map[string]bool) (artifact.Digest,
 		if err != nil {
 			return "", err
 		}
-		k.Tree("context "+c.Name, filepath.Join(l.cfg.CatalogDir, c.Dir), keep)
+		k.Tree("context "+c.Name, filepath.Join(l.source(img), c.Dir), keep)
 	}
 	for _, path := range append([]string{img.DockerfilePath}, img.StructurePaths...) {
-		raw, err := readFile(filepath.Join(l.cfg.CatalogDir, path))
+		raw, err := readFile(filepath.Join(l.source(img), path))
 		if err != nil {
 			return "", err
 		}

@@ -29,7 +29,7 @@ func (l *Line) contexts(ctx context.Context, e *engine.Engine, img *catalog.Imag
 	}
 	for _, c := range img.NamedContexts {
 		name := "contexts/" + img.Name + "/" + c.Name
-		d, err := l.pushContext(ctx, bases, name, c, p)
+		d, err := l.pushContext(ctx, bases, name, l.source(img), c, p)
 		if err != nil {
 			return err
 		}
@@ -38,7 +38,7 @@ func (l *Line) contexts(ctx context.Context, e *engine.Engine, img *catalog.Imag
 	return nil
 }
 
-func (l *Line) pushContext(ctx context.Context, bases *basesRegistry, name string, c catalog.Context, p artifact.Platform) (artifact.Digest, error) {
+func (l *Line) pushContext(ctx context.Context, bases *basesRegistry, name, source string, c catalog.Context, p artifact.Platform) (artifact.Digest, error) {
 	keep, err := kept(c)
 	if err != nil {
 		return "", err
@@ -48,7 +48,7 @@ func (l *Line) pushContext(ctx context.Context, bases *basesRegistry, name strin
 		return "", fmt.Errorf("packing context %s: %w", c.Name, err)
 	}
 	defer func() { _ = os.RemoveAll(tmp) }()
-	d, err := image.Folder(tmp, filepath.Join(l.cfg.CatalogDir, c.Dir), p, keep)
+	d, err := image.Folder(tmp, filepath.Join(source, c.Dir), p, keep)
 	if err != nil {
 		return "", err
 	}

@@ -109,12 +109,12 @@ func (l *Line) test(ctx context.Context, n plan.Node, in run.Inputs) (any, error
 func (l *Line) testSpec(img *catalog.Image) (sandbox.Spec, error) {
 	var suites []*suite.Suite
 	for _, path := range img.StructurePaths {
-		full := filepath.Join(l.cfg.CatalogDir, path)
+		full := filepath.Join(l.source(img), path)
 		raw, err := readFile(full)
 		if err != nil {
 			return sandbox.Spec{}, err
 		}
-		s, err := suite.Parse(raw, filepath.Join(filepath.Base(l.cfg.CatalogDir), path))
+		s, err := suite.Parse(raw, filepath.Join(filepath.Base(l.source(img)), path))
 		if err != nil {
 			return sandbox.Spec{}, err
 		}

@@ -37,6 +37,7 @@ import (
 type Config struct {
 	Catalog    *catalog.Catalog
 	CatalogDir string
+	ProjectDir string // of the project file; "" without one
 
 	Cache, Data, Keys, Out string
 
@@ -182,6 +183,14 @@ func (l *Line) openMirrors() (*mirror.Set, error) {
 		Debian: setting(m.Debian), Go: setting(m.Go), Npm: setting(m.Npm), OCI: setting(m.OCI),
 		Suite: m.Suite, Trust: l.trust(), Place: m.Place, Offline: l.cfg.Offline,
 	}, mirror.Host{Environ: l.cfg.Environ}, l.cfg.Cache)
+}
+
+// source is the folder an image's paths are relative to.
+func (l *Line) source(img *catalog.Image) string {
+	if img.Project {
+		return l.cfg.ProjectDir
+	}
+	return l.cfg.CatalogDir
 }
 
 // trust is the PEM file of private authorities, "" for none.

@@ -33,8 +33,11 @@ type underLock struct {
 
 // lockFile is where an image's lock lies, and what errors call it.
 func (l *Line) lockFile(image string) (file, shown string) {
-	rel := path.Join("locks", image+".json")
-	return filepath.Join(l.cfg.CatalogDir, filepath.FromSlash(rel)), path.Join(l.cfg.Catalog.Name, rel)
+	dir, name, rel := l.cfg.CatalogDir, l.cfg.Catalog.Name, l.lockName(image)
+	if img, ok := l.cfg.Catalog.Image(image); ok && img.Project {
+		dir, name = l.cfg.ProjectDir, path.Dir(img.Place)
+	}
+	return filepath.Join(dir, filepath.FromSlash(rel)), path.Join(name, rel)
 }
 
 // readLock reads an image's lock; nil when it has none.

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"drydock/catalog"
 	"drydock/modules/artifact"
 	"drydock/modules/mirror"
 	"drydock/modules/mirror/lockfile"
@@ -28,7 +29,7 @@ type observation struct {
 // ImageLock is what locking one image did.
 type ImageLock struct {
 	Image   string         `json:"image"`
-	Lock    string         `json:"lock"`    // its file, relative to the catalog
+	Lock    string         `json:"lock"`    // its file, relative to the catalog, or to the project whose image it is
 	Files   int            `json:"files"`   // that it pins
 	Written bool           `json:"written"` // it was not the same before
 	Changed []Change       `json:"changed"`
@@ -236,6 +237,14 @@ func stepLabel(name string) string {
 	return name
 }
 
+// lockName is the file of an image's lock, relative to what it belongs to.
+func (l *Line) lockName(image string) string {
+	if img, ok := l.cfg.Catalog.Image(image); ok && img.Project {
+		return catalog.ProjectLocks + "/" + image + ".json"
+	}
+	return "locks/" + image + ".json"
+}
+
 // writeImageLock writes a lock into the catalog, if it is not the one there.
 func (l *Line) writeImageLock(name string, lock *lockfile.Lock) (*ImageLock, error) {
 	file, shown := l.lockFile(name)
@@ -253,7 +262,7 @@ func (l *Line) writeImageLock(name string, lock *lockfile.Lock) (*ImageLock, err
 	if err != nil {
 		return nil, err
 	}
-	out := &ImageLock{Image: name, Lock: "locks/" + name + ".json", Files: len(lock.Materials), Old: old, New: lock, Changed: Changes(old, lock)}
+	out := &ImageLock{Image: name, Lock: l.lockName(name), Files: len(lock.Materials), Old: old, New: lock, Changed: Changes(old, lock)}
 	if have, err := os.ReadFile(file); err == nil && bytes.Equal(have, raw) {
 		return out, nil
 	}

@@ -259,7 +259,11 @@ func (l *Line) provenance(n plan.Node, in run.Inputs) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	contextSum, err := results.NewKey("context/v1").Tree("context", filepath.Join(l.cfg.CatalogDir, img.ContextDir), nil).Sum()
+	keep, err := kept(catalog.Context{Dir: img.ContextDir, Ignore: img.Ignore})
+	if err != nil {
+		return nil, err
+	}
+	contextSum, err := results.NewKey("context/v1").Tree("context", filepath.Join(l.source(img), img.ContextDir), keep).Sum()
 	if err != nil {
 		return nil, err
 	}
@@ -278,7 +282,7 @@ func (l *Line) provenance(n plan.Node, in run.Inputs) ([]byte, error) {
 }
 
 func (l *Line) dockerfile(img *catalog.Image) (provenance.File, error) {
-	raw, err := readFile(filepath.Join(l.cfg.CatalogDir, img.DockerfilePath))
+	raw, err := readFile(filepath.Join(l.source(img), img.DockerfilePath))
 	if err != nil {
 		return provenance.File{}, err
 	}
