@@ -106,50 +106,84 @@ func GiveFD(fd int, cloexec bool) Response {
 // while all of them handle, further calls wait. A handler that never blocks is
 // fastest with one. The listener stays open.
 func Serve(listener *os.File, workers int, handle func(*Request) Response) error {
-	fd := int(listener.Fd())
-	defer runtime.KeepAlive(listener)
+	return (&server{listener: listener, workers: workers, handle: handle}).serve()
+}
+
+// ServeLasting is Serve for a filter that this process is under itself, in one
+// thread: it never ends by itself, so that its end need not be waited for. What
+// quick answers, it answers one by one and must not block for; of what it does
+// not (ok is false) handle is asked. That is how most calls cost one change of
+// threads and not several.
+func ServeLasting(listener *os.File, workers int, quick func(*Request) (r Response, ok bool), handle func(*Request) Response) error {
+	return (&server{listener: listener, workers: workers, quick: quick, handle: handle, lasting: true}).serve()
+}
+
+// server answers what comes to a listener.
+type server struct {
+	listener *os.File
+	workers  int
+	quick    func(*Request) (Response, bool)
+	handle   func(*Request) Response
+	lasting  bool
+
+	turn sync.Mutex // one waits for a call at a time: a receive cannot be interrupted
+}
+
+func (s *server) serve() error {
+	fd := int(s.listener.Fd())
+	defer runtime.KeepAlive(s.listener)
 	// the waiting thread and ours take turns on one processor (Linux 6.6)
 	_, _, _ = unix.Syscall(unix.SYS_IOCTL, uintptr(fd), ioctlSetFlags, unix.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP)
-	var turn sync.Mutex // one waits for a call at a time: a receive cannot be interrupted
-	errs := make(chan error, max(workers, 1))
-	work := func() error {
-		for {
-			turn.Lock()
-			r, err := receive(fd)
-			turn.Unlock()
-			if err != nil || r == nil {
-				return err
-			}
-			if err := r.answer(handle(r)); err != nil {
-				return err
-			}
-		}
-	}
-	for range max(workers, 1) {
-		go func() { errs <- work() }()
+	n := max(s.workers, 1)
+	errs := make(chan error, n)
+	for range n {
+		go func() { errs <- s.work(fd) }()
 	}
 	var failed error
-	for range max(workers, 1) {
+	for range n {
 		failed = errors.Join(failed, <-errs)
 	}
 	return failed
 }
 
-// receive waits for a call; nil when nobody is left who could make one.
-func receive(fd int) (*Request, error) {
+func (s *server) work(fd int) error {
 	for {
-		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		if _, err := unix.Poll(poll, -1); err != nil {
-			if errors.Is(err, unix.EINTR) {
-				continue
-			}
-			return nil, fmt.Errorf("waiting for system calls: %w", err)
+		r, err := s.next(fd)
+		if err != nil || r == nil {
+			return err
 		}
-		if poll[0].Revents&unix.POLLIN == 0 {
-			if poll[0].Revents&unix.POLLHUP != 0 {
-				return nil, nil
+		if err := r.answer(s.handle(r)); err != nil {
+			return err
+		}
+	}
+}
+
+// next waits for a call that takes longer, answering the others.
+func (s *server) next(fd int) (*Request, error) {
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	for {
+		r, err := s.receive(fd)
+		if err != nil || r == nil || s.quick == nil {
+			return r, err
+		}
+		p, ok := s.quick(r)
+		if !ok {
+			return r, nil
+		}
+		if err := r.answer(p); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// receive waits for a call; nil when nobody is left who could make one.
+func (s *server) receive(fd int) (*Request, error) {
+	for {
+		if !s.lasting {
+			if ok, err := await(fd); err != nil || !ok {
+				return nil, err
 			}
-			return nil, fmt.Errorf("waiting for system calls: events %#x", poll[0].Revents)
 		}
 		var n notification
 		err := ioctl(fd, ioctlReceive, unsafe.Pointer(&n))
@@ -160,6 +194,26 @@ func receive(fd int) (*Request, error) {
 		default:
 			return nil, fmt.Errorf("receiving a system call: %w", err)
 		}
+	}
+}
+
+// await waits until there is a call; false when there never will be one.
+func await(fd int) (bool, error) {
+	for {
+		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		if _, err := unix.Poll(poll, -1); err != nil {
+			if errors.Is(err, unix.EINTR) {
+				continue
+			}
+			return false, fmt.Errorf("waiting for system calls: %w", err)
+		}
+		switch {
+		case poll[0].Revents&unix.POLLIN != 0:
+			return true, nil
+		case poll[0].Revents&unix.POLLHUP != 0:
+			return false, nil
+		}
+		return false, fmt.Errorf("waiting for system calls: events %#x", poll[0].Revents)
 	}
 }
 

@@ -37,6 +37,8 @@ type container struct {
 	memory    int64             // bytes a step may have
 	processes int               // and processes and threads
 	proc      map[string]string // files of /proc that do not change
+	fittings  fittings
+	fixing    func() (jail.Filter, error) // the filter of steps with directories mounted read-only
 	mu        sync.Mutex
 	busy      map[string]chan struct{} // writable sources in use, by path
 	running   map[int]func()           // inits, and how to end them
@@ -48,7 +50,7 @@ type container struct {
 func newContainer(opt Options) (*container, jail.Filter, error) {
 	c := &container{
 		abi: jail.LandlockABI(), memory: int64(float64(availableMemory()) * memoryShare),
-		processes: maxProcesses, proc: readProc(procFiles()),
+		processes: maxProcesses, proc: readProc(procFiles()), fittings: fittings{root: filepath.Join(opt.Root, "fittings")},
 		busy: map[string]chan struct{}{}, running: map[int]func(){},
 	}
 	switch {
@@ -64,7 +66,10 @@ func newContainer(opt Options) (*container, jail.Filter, error) {
 			Remedy:  "put the state directory on a file system without nodev, and keep the capability MKNOD",
 		}
 	}
-	filter, err := jail.BuildFilter(warden.Capabilities, warden.Rules(c.abi)...)
+	filter, err := jail.BuildFilter(warden.Capabilities, warden.Rules(c.abi, false)...)
+	c.fixing = sync.OnceValues(func() (jail.Filter, error) {
+		return jail.BuildFilter(warden.Capabilities, warden.Rules(c.abi, true)...)
+	})
 	return c, filter, err
 }
 
@@ -155,12 +160,17 @@ func (s *step) specify(tree *rootTree, env []string, gateway bool) error {
 }
 
 // placeAll places devices, /proc, mounts and name files, and sees to it that
-// all of that is taken out again.
+// all of that is taken out again: but for what mounting leaves too.
 func (s *step) placeAll(ctx context.Context, tree *rootTree, mounts []bkexec.Mount, hostname string, gateway bool) error {
 	list, err := s.furnishOwn(hostname, gateway)
 	if err != nil {
 		return err
 	}
+	defer func() {
+		if s.takeOut == nil {
+			s.e.container.fittings.give(s.fitting, true)
+		}
+	}()
 	more, err := s.furnishMounts(ctx, mounts)
 	if err != nil {
 		return err
@@ -170,49 +180,69 @@ func (s *step) placeAll(ctx context.Context, tree *rootTree, mounts []bkexec.Mou
 	if err != nil {
 		return err
 	}
+	clean := bkexec.MountStubsCleaner(context.WithoutCancel(ctx), tree.path,
+		append([]bkexec.Mount{{Dest: "/etc/hostname"}}, mounts...), s.process.Meta.RemoveMountStubsRecursive)
 	s.takeOut = func() error {
-		for i, e := range p.placed {
-			if e.obj == nil {
-				continue
-			}
-			if i < len(list) && list[i].secret {
-				_ = os.Truncate(fdPath(e.obj), 0)
-			}
-			eraseLinks(tree, e.obj)
-		}
-		eraseDevices(tree, filepath.Join(s.dir, "dev"), p)
-		return p.restore()
+		err := s.takeAll(tree, p, list)
+		clean()
+		return err
 	}
 	config := s.spec.Contained
 	for _, f := range list {
-		if err := p.place(f.away, f.dest, !f.names); err != nil {
+		if err := p.place(f.away, f.dest); err != nil {
 			return fmt.Errorf("mounting %s: %w", f.dest, err)
 		}
 		if f.fixed {
-			config.Fixed = append(config.Fixed, path.Clean("/"+f.dest))
+			fi, err := os.Lstat(f.away) // what stood there, and is of the same kind
+			config.Fixed = append(config.Fixed, warden.Fixed{Path: path.Clean("/" + f.dest), Dir: err == nil && fi.IsDir()})
 		}
 		if config.ReadOnly && f.writable {
 			config.Writable = append(config.Writable, p.placed[len(p.placed)-1].Dest)
 		}
 	}
 	p.settle()
-	return nil
+	for i, f := range list {
+		if f.part != "" {
+			s.fitting.placed(f.part, p.placed[i].obj)
+		}
+	}
+	s.ready = true
+	if slices.ContainsFunc(config.Fixed, func(f warden.Fixed) bool { return f.Dir }) {
+		s.spec.Filter, err = s.e.container.fixing()
+	}
+	return err
+}
+
+// takeAll takes out what was placed, as far as that got.
+func (s *step) takeAll(tree *rootTree, p *placer, list []*furnishing) error {
+	same := s.ready // else a part was never in place
+	for i, e := range p.placed {
+		switch f := list[i]; {
+		case f.part != "":
+			same = same && s.fitting.same(f.part, e.obj)
+			continue
+		case f.secret:
+			_ = os.Truncate(fdPath(e.obj), 0)
+		}
+		eraseLinks(tree, e.obj)
+	}
+	if !same {
+		eraseDevices(tree, p)
+	}
+	err := p.restore()
+	s.e.container.fittings.give(s.fitting, same && err == nil)
+	return err
 }
 
 // furnishOwn makes what is placed in every step, in the order of placing.
 func (s *step) furnishOwn(hostname string, gateway bool) ([]*furnishing, error) {
+	var err error
+	if s.fitting, err = s.e.container.fittings.take(hostname, s.e.container.proc); err != nil {
+		return nil, err
+	}
 	var list []*furnishing
-	for _, f := range []struct {
-		name string
-		make func(string) error
-	}{
-		{"dev", makeDev}, {"proc", func(dir string) error { return makeProc(dir, hostname, s.e.container.proc) }}, {"sys", makeSys},
-	} {
-		dir := filepath.Join(s.dir, f.name)
-		if err := f.make(dir); err != nil {
-			return nil, fmt.Errorf("preparing the step: %w", err)
-		}
-		list = append(list, &furnishing{dest: "/" + f.name, away: dir, writable: f.name == "dev"})
+	for _, name := range []string{"dev", "proc", "sys"} {
+		list = append(list, &furnishing{dest: "/" + name, away: filepath.Join(s.fitting.dir, name), writable: name == "dev", part: name})
 	}
 	contents := s.nameContents(hostname, gateway)
 	for _, name := range slices.Sorted(maps.Keys(contents)) {
@@ -220,7 +250,7 @@ func (s *step) furnishOwn(hostname string, gateway bool) ([]*furnishing, error) 
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, &furnishing{dest: "/etc/" + name, away: file, names: true, fixed: true})
+		list = append(list, &furnishing{dest: "/etc/" + name, away: file, fixed: true})
 	}
 	return list, nil
 }
@@ -347,23 +377,16 @@ func (c *container) release(name string) {
 }
 
 // eraseDevices removes device nodes that the step linked or moved out of /dev.
-func eraseDevices(t *rootTree, dir string, p *placer) {
-	if len(p.placed) == 0 || p.placed[0].obj == nil {
+func eraseDevices(t *rootTree, p *placer) {
+	if len(p.placed) == 0 { // /dev is the first
 		return
 	}
 	dev := fdPath(p.placed[0].obj)
 	for _, d := range devices {
-		f, err := os.OpenFile(filepath.Join(dev, d.name), unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-		if err != nil {
-			eraseNodes(t)
-			return
-		}
 		var st unix.Stat_t
-		if unix.Fstat(int(f.Fd()), &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Nlink == 1 {
-			f.Close()
+		if unix.Lstat(filepath.Join(dev, d.name), &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Nlink == 1 {
 			continue
 		}
-		f.Close()
 		eraseNodes(t)
 		return
 	}

@@ -133,7 +133,7 @@ func newBench(t *testing.T, o Options) *bench {
 	}
 	t.Cleanup(e.Close)
 	b := &bench{t: t, e: e, dir: dir, root: filepath.Join(dir, "root")}
-	for _, d := range []string{"bin", "etc", "tmp", "dev", "proc"} {
+	for _, d := range []string{"bin", "etc", "tmp", "dev", "proc", "sys"} {
 		if err := os.MkdirAll(filepath.Join(b.root, d), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -178,7 +178,7 @@ func (b *bench) run(ctx context.Context, o stepOpt, args ...string) (string, err
 	out := &output{}
 	env := append([]string{"PATH=/bin"}, o.env...)
 	_, err := b.e.Bind(o.vertex).Run(ctx, "", bkexec.Mount{Src: plainMount{b.root}, Readonly: o.ro}, o.mounts, bkexec.ProcessInfo{
-		Meta:  bkexec.Meta{Args: append([]string{"probe"}, args...), Env: env, Cwd: "/", User: o.user},
+		Meta:  bkexec.Meta{Args: append([]string{"probe"}, args...), Env: env, Cwd: "/", User: o.user, RemoveMountStubsRecursive: true},
 		Stdin: o.stdin, Stdout: out, Stderr: out,
 	}, nil)
 	return out.String(), err

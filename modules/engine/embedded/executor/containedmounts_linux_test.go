@@ -71,7 +71,7 @@ func TestContainedMounts(t *testing.T) {
 	writeTree(t, cache, map[string]string{"kept": "old", "sub/deep": "x"})
 	writeTree(t, other, map[string]string{"file": "content", "dir/file": "more"})
 	writeTree(t, b.root, map[string]string{"var/cache/image": "of the image", "etc/hosts": "the image's hosts\n"})
-	if err := os.Symlink("../run/resolv.conf", filepath.Join(b.root, "etc/resolv.conf")); err != nil {
+	if err := errors.Join(os.Symlink("../run/resolv.conf", filepath.Join(b.root, "etc/resolv.conf")), os.Mkdir(filepath.Join(b.root, "run"), 0o755)); err != nil {
 		t.Fatal(err)
 	}
 	before := snapshotTree(t, b.root)
@@ -83,7 +83,11 @@ func TestContainedMounts(t *testing.T) {
 	}
 	b.must(stepOpt{mounts: mounts}, script(
 		"expect /var/cache/kept old", "absent /var/cache/image", "write /var/cache/new fresh", "remove /var/cache/sub",
-		"expect /in/other/dir/file more", "refused /in/other/file", "refused /in/other/new", "remove /in/other/dir", "expect /in/file content",
+		"expect /in/other/dir/file more", "refused /in/other/file", "refused /in/other/new", "expect /in/file content",
+		"fails 30 remove /in/other/dir/file", "fails 30 remove /in/other/nothing", "fails 16 remove /in/other", "fails 30 mkdir /in/other/sub", "fails 17 mkdir /in/other/dir",
+		"fails 30 move /in/other/file /in/other/moved", "fails 18 move /in/other/file /var/cache/moved", "write /var/cache/a x", "fails 18 move /var/cache/a /in/other/a", "remove /var/cache/a", "fails 16 move /etc/hosts /tmp/hosts",
+		"fails 18 link /in/other/file /var/cache/linked", "fails 30 chmod /in/other/file", "fails 30 chmod /in/other/../../in/other/file",
+		"cd /in/other", "fails 30 remove file", "fails 30 mkdir sub", "cd /", "mkdir /var/cache/sub", "remove /var/cache/sub",
 		"write /scratch/x y", "mode /scratch 1777", "write /dev/shm/x y", "write /dev/null y",
 		"contains /etc/hosts localhost", "contains /etc/resolv.conf network", "contains /etc/hostname drydock",
 		"refused /etc/hosts", "contains /proc/cpuinfo processor", "contains /proc/self/status probe", "contains /proc/meminfo MemTotal",
@@ -113,6 +117,36 @@ func TestContainedMounts(t *testing.T) {
 	}
 	if after := snapshotTree(t, b.root); after != before {
 		t.Errorf("the root changed after failed steps:\n%s\nwas\n%s", after, before)
+	}
+}
+
+// TestContainedFittings: what a step does to /dev, /proc and /sys is not there
+// for the next, which otherwise gets the same.
+func TestContainedFittings(t *testing.T) {
+	b := newBench(t, Options{})
+	made := func() int { return b.e.container.fittings.made }
+	look := script("contains /proc/sys/kernel/hostname drydock", "absent /dev/shm/left", "absent /proc/left", "mode /dev/null 666", "absent /sys/left", "write /dev/null x")
+	for range 3 {
+		b.must(stepOpt{}, look...)
+		b.must(stepOpt{user: "1000:1000"}, look...)
+	}
+	if made() != 1 {
+		t.Errorf("%d were made for steps that changed nothing", made())
+	}
+	before := made()
+	for _, line := range []string{
+		"write /dev/shm/left x", "write /proc/left x", "write /sys/left x", "chmod /dev/null", "write /proc/sys/kernel/hostname other",
+		"remove /dev/zero", "move /dev/zero /tmp/zero", "link /dev/null /tmp/null", "touch /dev/null", "write /sys/devices/left x",
+	} {
+		b.must(stepOpt{}, script(line)...)
+		b.must(stepOpt{}, look...)
+		before++
+		if made() != before {
+			t.Errorf("after %q: %d were made, not %d", line, made(), before)
+		}
+	}
+	if entries, err := os.ReadDir(filepath.Join(b.root, "tmp")); err != nil || len(entries) != 0 {
+		t.Errorf("left in the root: %v, %v", entries, err)
 	}
 }
 
@@ -233,7 +267,7 @@ func TestContainedEngineGone(t *testing.T) {
 	b := newBench(t, Options{})
 	cache := filepath.Join(b.dir, "cache")
 	writeTree(t, cache, map[string]string{"kept": "old"})
-	writeTree(t, b.root, map[string]string{"etc/hosts": "the image's hosts\n"})
+	writeTree(t, b.root, map[string]string{"etc/hosts": "the image's hosts\n", "cache/hidden": ""})
 	names := func() string {
 		lines := strings.Split(snapshotTree(t, b.root), "\n")
 		for i, l := range lines {
@@ -257,7 +291,7 @@ func TestContainedEngineGone(t *testing.T) {
 	}
 	writeTree(t, dir, map[string]string{"hosts": "ours"})
 	for away, dest := range map[string]string{cache: "/cache", filepath.Join(dir, "hosts"): "/etc/hosts"} {
-		if err := p.place(away, dest, true); err != nil {
+		if err := p.place(away, dest); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -310,8 +344,9 @@ func TestContainedSecret(t *testing.T) {
 	if got := contentOf(t, filepath.Join(b.root, "tmp/key")); got == "secret" {
 		t.Error("the secret is in the layer")
 	}
-	if b, err := filepath.Glob(filepath.Join(b.e.opt.Root, "*")); err != nil || len(b) > 0 {
-		t.Errorf("left of steps: %v, %v", b, err)
+	left, err := os.ReadDir(b.e.opt.Root)
+	if err != nil || len(left) != 1 || left[0].Name() != "fittings" {
+		t.Errorf("left of steps: %v, %v", left, err)
 	}
 }
 

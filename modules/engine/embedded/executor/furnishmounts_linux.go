@@ -27,8 +27,8 @@ type furnishing struct {
 	away     string // what is placed
 	writable bool   // and where it goes back to
 	fixed    bool   // it is read-only
-	names    bool   // a link at dest is replaced, not followed
 	secret   bool   // it is emptied before it is taken away
+	part     string // of the fitting
 }
 
 // source is what a mount is of, before anything is made for it.

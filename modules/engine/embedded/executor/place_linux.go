@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containerd/continuity/fs"
 	"golang.org/x/sys/unix"
 
 	"drydock/modules/engine/embedded/initproc"
@@ -25,13 +26,11 @@ const journalName = "placed"
 type placed struct {
 	Dest  string // full path in the tree, with no link in it
 	Away  string // full path of where it comes from and goes back to
-	Had   bool   // something stood at Dest
 	Inode uint64 // of what is placed
 
 	dir  *os.File // directory of Dest
 	base string
 	obj  *os.File
-	made []string // directories made for it, full paths
 }
 
 // placer puts things into a tree and takes them out again, leaving no trace.
@@ -57,31 +56,35 @@ func newPlacer(t *rootTree, stepDir string) (*placer, error) {
 	return &placer{tree: t, journal: j, seen: map[uint64]bool{}}, nil
 }
 
-// place puts away (a path outside the tree, on the same file system) at name.
-func (p *placer) place(away, name string, follow bool) error {
-	if err := p.remember(path.Dir(path.Clean("/" + name))); err != nil {
-		return err
-	}
-	s, err := p.tree.locate(name, follow)
+// place puts away (a path outside the tree, on the same file system) at name,
+// whose mount point is made when missing, as mounting does.
+func (p *placer) place(away, name string) error {
+	at, err := fs.RootPath(p.tree.path, name) // also of a link to what is not there
 	if err != nil {
 		return err
 	}
-	e := &placed{Away: away, Had: s.exists, Dest: filepath.Join(p.tree.path, s.real), dir: s.dir, base: s.base}
-	for _, m := range s.made {
-		e.made = append(e.made, filepath.Join(p.tree.path, m))
+	if err := p.remember(path.Dir("/" + strings.TrimPrefix(at, p.tree.path))); err != nil {
+		return err
 	}
+	obj, err := os.OpenFile(away, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(obj.Fd()), &st); err != nil {
+		obj.Close()
+		return err
+	}
+	s, err := p.tree.locate(name, st.Mode&unix.S_IFMT == unix.S_IFDIR)
+	if err != nil {
+		obj.Close()
+		return err
+	}
+	e := &placed{Away: away, Dest: filepath.Join(p.tree.path, s.real), Inode: st.Ino, dir: s.dir, base: s.base, obj: obj}
 	p.placed = append(p.placed, e)
 	if err := p.rememberDir(s.dir); err != nil {
 		return err
 	}
-	if e.obj, err = os.OpenFile(away, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0); err != nil {
-		return err
-	}
-	var st unix.Stat_t
-	if err := unix.Fstat(int(e.obj.Fd()), &st); err != nil {
-		return err
-	}
-	e.Inode = st.Ino
 	line, err := json.Marshal(e)
 	if err != nil {
 		return err
@@ -89,7 +92,7 @@ func (p *placer) place(away, name string, follow bool) error {
 	if _, err := p.journal.Write(append(line, '\n')); err != nil {
 		return err
 	}
-	if err := swap(unix.AT_FDCWD, away, int(s.dir.Fd()), s.base, s.exists); err != nil {
+	if err := swap(unix.AT_FDCWD, away, int(s.dir.Fd()), s.base, true); err != nil {
 		return fmt.Errorf("placing %s: %w", name, err)
 	}
 	return nil
@@ -155,13 +158,8 @@ func (p *placer) restore() error {
 		}
 	}
 	for _, e := range slices.Backward(p.placed) {
-		if e.obj != nil {
-			errs = append(errs, e.restore(p.tree))
-			e.obj.Close()
-		}
-		for _, dir := range slices.Backward(e.made) {
-			_ = unix.Rmdir(dir) // what the step put things into stays
-		}
+		errs = append(errs, e.restore(p.tree))
+		e.obj.Close()
 		e.dir.Close()
 	}
 	for _, t := range slices.Backward(p.times) {
@@ -181,13 +179,11 @@ func (e *placed) restore(t *rootTree) error {
 	var st unix.Stat_t
 	err := unix.Fstatat(int(e.dir.Fd()), e.base, &st, unix.AT_SYMLINK_NOFOLLOW)
 	if err == nil && st.Ino == e.Inode {
-		return swap(int(e.dir.Fd()), e.base, unix.AT_FDCWD, e.Away, e.Had)
+		return swap(int(e.dir.Fd()), e.base, unix.AT_FDCWD, e.Away, true)
 	}
-	if errors.Is(err, unix.ENOENT) {
-		var was unix.Stat_t
-		if unix.Lstat(e.Away, &was) == nil && was.Ino == e.Inode {
-			return nil // it was never placed
-		}
+	var was unix.Stat_t
+	if unix.Lstat(e.Away, &was) == nil && was.Ino == e.Inode {
+		return nil // it was never placed
 	}
 	// where is it now?
 	at := t.inside(e.obj)
@@ -198,16 +194,14 @@ func (e *placed) restore(t *rootTree) error {
 			return err
 		}
 	}
-	if e.Had {
-		if err == nil {
-			if err := os.RemoveAll(filepath.Join(fdPath(e.dir), e.base)); err != nil {
-				return err
-			}
-		}
-		// the directory itself may be gone, and then what was in it is too
-		if err := swap(unix.AT_FDCWD, e.Away, int(e.dir.Fd()), e.base, false); err != nil && !errors.Is(err, unix.ENOENT) {
+	if err == nil {
+		if err := os.RemoveAll(filepath.Join(fdPath(e.dir), e.base)); err != nil {
 			return err
 		}
+	}
+	// the directory itself may be gone, and then what was in it is too
+	if err := swap(unix.AT_FDCWD, e.Away, int(e.dir.Fd()), e.base, false); err != nil && !errors.Is(err, unix.ENOENT) {
+		return err
 	}
 	if at != "" {
 		_ = os.RemoveAll(e.Away)
@@ -258,7 +252,7 @@ func recoverPlaced(steps string) error {
 			if unix.Lstat(e.Dest, &st) != nil || st.Ino != e.Inode || !filepath.IsAbs(e.Dest) {
 				continue
 			}
-			if err := swap(unix.AT_FDCWD, e.Dest, unix.AT_FDCWD, e.Away, e.Had); err != nil {
+			if err := swap(unix.AT_FDCWD, e.Dest, unix.AT_FDCWD, e.Away, true); err != nil {
 				errs = append(errs, fmt.Errorf("putting back %s: %w", e.Dest, err))
 			}
 		}

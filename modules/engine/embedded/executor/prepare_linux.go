@@ -41,6 +41,8 @@ type step struct {
 	orders      orders
 
 	addresses *addresses   // of a contained step
+	fitting   *fitting     // its /dev, /proc and /sys
+	ready     bool         // all of it is in place
 	takeOut   func() error // takes out of its root what was placed there
 }
 

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -50,6 +51,20 @@ func probeLine(verb string, a []string) error {
 		if os.WriteFile(a[0], nil, 0o644) == nil {
 			return fmt.Errorf("it could be written")
 		}
+	case "fails": // with that errno
+		err := probeLine(a[1], append(slices.Clone(a[2:]), "", "", ""))
+		if n, _ := strconv.Atoi(a[0]); !errors.Is(err, syscall.Errno(n)) {
+			return errors.Join(errors.New("it ended otherwise"), err)
+		}
+	case "mkdir":
+		return os.Mkdir(a[0], 0o755)
+	case "chmod":
+		return os.Chmod(a[0], 0o600)
+	case "touch":
+		now := time.Unix(1e9, 0)
+		return os.Chtimes(a[0], now, now)
+	case "cd":
+		return os.Chdir(a[0])
 	case "remove":
 		return os.RemoveAll(a[0])
 	case "move":

@@ -260,6 +260,9 @@ func (s *step) converse(ctx context.Context, g *link, board *switchboard) (initp
 			return r, err
 		}
 	}
+	if s.fitting != nil {
+		s.fitting.settled()
+	}
 	if err := s.control.send(initproc.Order{Go: true}); err != nil {
 		return initproc.Report{}, err
 	}

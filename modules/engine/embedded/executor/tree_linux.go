@@ -50,62 +50,31 @@ func (t *rootTree) inside(f *os.File) string {
 	return "/" + in
 }
 
-// spot is a place in the tree: a name in an open directory.
+// spot is what a mount is put in place of: a name in an open directory.
 type spot struct {
-	dir    *os.File
-	base   string
-	exists bool
-	real   string // path in the tree, with no link in it
-	made   []string
+	dir  *os.File
+	base string
+	real string // path in the tree, with no link in it
 }
 
-// locate finds where name leads. With follow, a link at its end is followed.
-// Directories on the way are made when missing.
-func (t *rootTree) locate(name string, follow bool) (*spot, error) {
-	name = path.Clean("/" + name)
-	if name == "/" {
-		return nil, errors.New("nothing can be mounted over the root")
-	}
-	if follow {
-		f, err := initproc.OpenIn(t.dir, name, unix.O_PATH)
-		if err == nil {
-			real := t.inside(f)
-			f.Close()
-			if real == "" || real == "/" {
-				return nil, &os.PathError{Op: "locate", Path: name, Err: unix.ENOENT}
-			}
-			name = real
-		} else if !errors.Is(err, unix.ENOENT) {
-			return nil, err
-		}
-	}
-	dir, made, err := t.directory(path.Dir(name))
+// locate finds where name leads, making there what a mount point is made of: a
+// directory or an empty file, and what is missing above.
+func (t *rootTree) locate(name string, dir bool) (*spot, error) {
+	f, err := initproc.Place(t.dir, name, dir)
 	if err != nil {
 		return nil, err
 	}
-	s := &spot{dir: dir, base: path.Base(name), made: made}
-	s.real = path.Join(t.inside(dir), s.base)
-	var st unix.Stat_t
-	s.exists = unix.Fstatat(int(dir.Fd()), s.base, &st, unix.AT_SYMLINK_NOFOLLOW) == nil
-	return s, nil
-}
-
-// directory opens a directory, making it and those above it when missing, and
-// lists what it made, outermost first.
-func (t *rootTree) directory(name string) (*os.File, []string, error) {
-	f, err := initproc.OpenIn(t.dir, name, unix.O_PATH|unix.O_DIRECTORY)
-	if !errors.Is(err, unix.ENOENT) || name == "/" {
-		return f, nil, err
+	real := t.inside(f)
+	f.Close()
+	switch real {
+	case "":
+		return nil, &os.PathError{Op: "locate", Path: name, Err: unix.ENOENT}
+	case "/":
+		return nil, errors.New("nothing can be mounted over the root")
 	}
-	parent, made, err := t.directory(path.Dir(name))
+	at, err := initproc.OpenIn(t.dir, path.Dir(real), unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
-		return nil, made, err
+		return nil, err
 	}
-	defer parent.Close()
-	if err := unix.Mkdirat(int(parent.Fd()), path.Base(name), 0o755); err != nil {
-		return nil, made, &os.PathError{Op: "mkdir", Path: name, Err: err}
-	}
-	made = append(made, path.Join(t.inside(parent), path.Base(name)))
-	f, err = initproc.OpenIn(t.dir, name, unix.O_PATH|unix.O_DIRECTORY)
-	return f, made, err
+	return &spot{dir: at, base: path.Base(real), real: real}, nil
 }

@@ -38,6 +38,13 @@ func openIn(root *os.File, name string, flags uint64) (*os.File, error) {
 	}
 }
 
+// Place opens name in the directory root, as OpenIn does with O_PATH, making it
+// (a directory or an empty file) and what is above it when missing: where
+// something is mounted.
+func Place(root *os.File, name string, dir bool) (*os.File, error) {
+	return tree{root}.place(name, dir)
+}
+
 // maxLinks is how many links that lead nowhere are followed for one name.
 const maxLinks = 8
 

@@ -16,14 +16,15 @@ type comparer struct {
 	src func(f *file, path string) string // the delta's copy of a file of was
 
 	changes []change
-	changed map[string]bool // files (not directories) that go into the delta
-	names   map[uint64][]string
+	changed map[string]*file // files (not directories) that go into the delta
 }
 
-// compare fills the changes.
+// compare fills the changes. What is the same node in both is not looked at.
 func (c *comparer) compare(was, now *file) error {
-	c.changed, c.names = map[string]bool{}, map[uint64][]string{}
-	now.named("", func(path string, f *file) { c.names[f.Ino] = append(c.names[f.Ino], path) })
+	c.changed = map[string]*file{}
+	if was == now {
+		return nil
+	}
 	if err := c.directory("", was, now); err != nil {
 		return err
 	}
@@ -34,13 +35,15 @@ func (c *comparer) compare(was, now *file) error {
 func (c *comparer) say(kind byte, path string, f *file) {
 	c.changes = append(c.changes, change{Kind: kind, Path: path})
 	if f != nil && !f.dir() {
-		c.changed[path] = true
+		c.changed[path] = f
 	}
 }
 
 func (c *comparer) directory(path string, was, now *file) error {
 	for name, f := range now.Kids {
-		if err := c.entry(path+"/"+name, was.kid(name), f); err != nil {
+		if w := was.kid(name); w == f {
+			continue
+		} else if err := c.entry(path+"/"+name, w, f); err != nil {
 			return err
 		}
 	}
@@ -172,14 +175,20 @@ func capability(path string) (string, error) {
 // otherNames keeps the other names of changed files with them, so that they
 // stay one file.
 func (c *comparer) otherNames(now *file) {
-	for _, paths := range c.names {
-		any := slices.ContainsFunc(paths, func(p string) bool { return c.changed[p] })
-		for _, p := range paths {
-			if any && !c.changed[p] {
-				c.say(kindKeep, p, now.at(p))
-			}
+	linked := map[uint64]bool{}
+	for _, f := range c.changed {
+		if f.Links > 1 {
+			linked[f.Ino] = true
 		}
 	}
+	if len(linked) == 0 {
+		return
+	}
+	now.named("", func(path string, f *file) {
+		if linked[f.Ino] && c.changed[path] == nil {
+			c.say(kindKeep, path, f)
+		}
+	})
 }
 
 // build links what changed into a delta below dir.
@@ -234,7 +243,9 @@ func upTo(d string, done map[string]bool) []string {
 	return out
 }
 
-// settle notes, for what is in the delta now, that it is.
+// settle notes, for what is in the delta now, that it is. It writes to nodes
+// of what changed and of the directories above, which are never those of
+// before.
 func (c *comparer) settle(id, delta string, now *file) error {
 	for _, ch := range c.changes {
 		if ch.Kind == kindDelete || ch.Kind == kindParent {
@@ -251,6 +262,9 @@ func (c *comparer) settle(id, delta string, now *file) error {
 		}
 		f.Shared = seen.Ino == f.Ino
 		f.Ctime, f.Links, f.From, f.Delta = seen.Ctime, seen.Links, from, id
+		if f.Shared {
+			now.sharedAt(ch.Path)
+		}
 	}
 	return nil
 }

@@ -93,7 +93,7 @@ func (s *Snapshotter) changes(t *tree, snap storage.Snapshot) (now *file, err er
 		}
 	}
 	dir := s.activeDir(snap.ID)
-	if now, err = scan(dir); err != nil {
+	if now, err = scan(dir, t.was); err != nil {
 		return nil, err
 	}
 	c := &comparer{dir: dir, src: s.source}

@@ -4,10 +4,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -32,6 +30,7 @@ type file struct {
 	From   origin // the inode in Delta that has the same content, zero if unknown
 	Delta  string // the delta that has this file
 	Shared bool   // it is the very inode of the delta
+	Below  bool   // of a directory: a file in it is Shared, at whatever depth
 
 	Kids map[string]*file
 }
@@ -107,54 +106,6 @@ func lookOld(dir int, path string) (*file, origin, error) {
 	}, origin{Ino: st.Ino}, nil
 }
 
-// scan looks at everything below dir.
-func scan(dir string) (*file, error) {
-	f, _, err := look(dir)
-	if err != nil {
-		return nil, err
-	}
-	s := &scanner{}
-	s.others.SetLimit(runtime.NumCPU())
-	err = s.into(f, unix.AT_FDCWD, dir, dir)
-	return f, errors.Join(err, s.others.Wait())
-}
-
-// scanner looks at several directories at once.
-type scanner struct{ others errgroup.Group }
-
-// into looks at what is in the directory of a name in an open one; path is its
-// whole path, for who does not have that open.
-func (s *scanner) into(f *file, at int, name, path string) error {
-	if len(path) >= unix.PathMax { // nothing else could be done with it
-		return &os.PathError{Op: "open", Path: path[:64] + "…", Err: unix.ENAMETOOLONG}
-	}
-	fd, err := unix.Openat(at, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return &os.PathError{Op: "open", Path: name, Err: err}
-	}
-	dir := os.NewFile(uintptr(fd), name)
-	defer dir.Close()
-	names, err := dir.Readdirnames(-1)
-	if err != nil {
-		return err
-	}
-	f.Kids = make(map[string]*file, len(names))
-	for _, name := range names {
-		k, _, err := lookAt(fd, name)
-		if err != nil {
-			return err
-		}
-		f.Kids[name] = k
-		if !k.dir() || s.others.TryGo(func() error { return s.into(k, unix.AT_FDCWD, path+"/"+name, path+"/"+name) }) {
-			continue
-		}
-		if err := s.into(k, fd, name, path+"/"+name); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // list gives the names in a directory, in no order.
 func list(dir string) ([]string, error) {
 	d, err := os.Open(dir)
@@ -174,6 +125,17 @@ func (f *file) named(path string, fn func(path string, f *file)) {
 		} else if k.Links > 1 {
 			fn(path+"/"+n, k)
 		}
+	}
+}
+
+// sharedAt marks the directories above a path.
+func (f *file) sharedAt(path string) {
+	for _, n := range split(path) {
+		if !f.dir() {
+			return
+		}
+		f.Below = true
+		f = f.kid(n)
 	}
 }
 

@@ -167,7 +167,8 @@ func (r *reader) file() *file {
 			break
 		}
 		name := r.text()
-		f.Kids[name] = r.file()
+		k := r.file()
+		f.Kids[name], f.Below = k, f.Below || k.Shared || k.Below
 	}
 	return f
 }

@@ -34,6 +34,7 @@ type Snapshotter struct {
 	root string
 	opt  Options
 	ms   *storage.MetaStore
+	fine bool // every change is stamped with a time of its own
 
 	mu      sync.Mutex
 	actives map[string]*tree
@@ -121,6 +122,7 @@ func New(root string, opt Options) (*Snapshotter, error) {
 		return nil, fmt.Errorf("opening snapshots: %w", err)
 	}
 	s := &Snapshotter{root: root, opt: opt, ms: ms, actives: map[string]*tree{}, views: map[string]*sync.Mutex{}}
+	s.fine = fineStamps(root)
 	if err := s.recover(context.Background()); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening snapshots: %w", err), ms.Close())
 	}
@@ -302,6 +304,11 @@ func (s *Snapshotter) Close() error {
 		}
 	}
 	s.idle = nil
+	for id, t := range s.actives { // what is kept for longer than this engine
+		if t.was != nil && len(id) > 0 {
+			_ = index{Root: t.was}.save(s.indexPath(id)) // else it is compared file by file
+		}
+	}
 	s.mu.Unlock()
 	s.trash.Wait()
 	return s.ms.Close()

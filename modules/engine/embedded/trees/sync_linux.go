@@ -58,7 +58,7 @@ func (s *syncer) sync(have, want *file) (*file, error) {
 // tree too. A group is kept whole or made anew whole.
 func (s *syncer) findGroups(have, want *file) {
 	s.groups, s.keep = map[origin][]string{}, map[origin]bool{}
-	if s.link {
+	if s.link || have == want && !have.sharesLinks() {
 		return // linking keeps them by itself
 	}
 	want.named("", func(path string, f *file) {
@@ -83,16 +83,15 @@ func (s *syncer) findGroups(have, want *file) {
 }
 
 // directory makes the directory at path; have is nil when there is none yet.
+// A tree that is to become what it is needs copies only of what it shares.
 func (s *syncer) directory(path string, have, want *file) (*file, error) {
+	if have == want && !have.Below && !s.link {
+		return have, nil
+	}
 	out := &file{Delta: want.Delta, Kids: make(map[string]*file, len(want.Kids))}
-	touched := have == nil
-	for name := range have.kids() {
-		if want.Kids[name] == nil {
-			touched = true
-			if err := os.RemoveAll(s.dir + path + "/" + name); err != nil {
-				return nil, err
-			}
-		}
+	touched, err := s.removeOthers(path, have, want)
+	if err != nil {
+		return nil, err
 	}
 	for _, name := range want.names() {
 		k, changed, err := s.entry(path+"/"+name, have.kid(name), want.Kids[name])
@@ -104,7 +103,8 @@ func (s *syncer) directory(path string, have, want *file) (*file, error) {
 	}
 	if !touched && have.sameMeta(want) && have.Mtime == want.Mtime && have.Delta == want.Delta {
 		keep := *have
-		keep.Kids = out.Kids
+		keep.Kids, keep.Below = out.Kids, false
+		s.changed(&keep)
 		return &keep, nil
 	}
 	s.later = append(s.later, func() error {
@@ -118,6 +118,30 @@ func (s *syncer) directory(path string, have, want *file) (*file, error) {
 		})
 	})
 	return out, nil
+}
+
+// removeOthers removes what is not wanted; touched says that the directory was
+// written to, or is new.
+func (s *syncer) removeOthers(path string, have, want *file) (touched bool, err error) {
+	for name := range have.kids() {
+		if want.Kids[name] == nil {
+			touched = true
+			if err := os.RemoveAll(s.dir + path + "/" + name); err != nil {
+				return touched, err
+			}
+		}
+	}
+	return touched || have == nil, nil
+}
+
+// sharesLinks reports whether a file with several names is shared.
+func (f *file) sharesLinks() bool {
+	for _, k := range f.Kids {
+		if k.Shared && k.Links > 2 || k.Below && k.sharesLinks() { // one of the names is the delta's
+			return true
+		}
+	}
+	return false
 }
 
 func (f *file) kids() map[string]*file {

@@ -2,6 +2,7 @@ package trees
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -31,8 +32,9 @@ type idleTree struct {
 	snapshot string // it is a tree of this snapshot
 	bottom   string // the lowest delta of that
 	root     *file
-	dirty    bool // a step that was given up wrote to it
-	readers  int  // who read it as a view; it stays what it is meanwhile
+	dirty    bool  // a step that was given up wrote to it
+	readers  int   // who read it as a view; it stays what it is meanwhile
+	parked   int64 // when, in nanoseconds since 1970: it has not changed since
 }
 
 // flat is a snapshot put together.
@@ -93,7 +95,7 @@ func (s *Snapshotter) tree(snap storage.Snapshot) (*tree, error) {
 		t.was, err = s.handedOut(snap)
 		return t, err
 	}
-	want, have, err := s.start(t, snap)
+	want, have, parked, err := s.start(t, snap)
 	if err != nil {
 		return nil, err
 	}
@@ -102,9 +104,14 @@ func (s *Snapshotter) tree(snap storage.Snapshot) (*tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	awaitClock(sy.newest)
-	x, path := index{Snapshot: snap.ParentIDs[0], Root: now}.encode(), s.indexPath(snap.ID)
-	s.trash.Go(func() { _ = replace(path, x) }) // only an engine after this one needs it
+	if !s.fine {
+		awaitClock(max(sy.newest, parked))
+	}
+	// only an engine after this one needs to know that the tree is whole; it
+	// then compares file by file
+	if err := os.WriteFile(s.indexPath(snap.ID), nil, 0o600); err != nil {
+		return nil, fmt.Errorf("making a tree: %w", err)
+	}
 	t.was = now
 	return t, nil
 }
@@ -119,8 +126,9 @@ func (s *Snapshotter) handedOut(snap storage.Snapshot) (*file, error) {
 	return s.flat(snap.ParentIDs)
 }
 
-// start puts what the tree is made from in its place: have is what is there.
-func (s *Snapshotter) start(t *tree, snap storage.Snapshot) (want, have *file, err error) {
+// start puts what the tree is made from in its place: have is what is there,
+// and nothing of it was changed after parked.
+func (s *Snapshotter) start(t *tree, snap storage.Snapshot) (want, have *file, parked int64, err error) {
 	s.mu.Lock()
 	from := t.reserved
 	t.reserved = nil
@@ -135,21 +143,22 @@ func (s *Snapshotter) start(t *tree, snap storage.Snapshot) (want, have *file, e
 	}
 	if from != nil {
 		have, err = s.reuse(from, place)
+		parked = from.parked
 		if err == nil && !from.dirty && from.snapshot == snap.ParentIDs[0] {
-			return have, have, nil
+			return have, have, parked, nil
 		}
 	}
 	if from == nil || err != nil {
 		have = nil
 		if err := os.Mkdir(place, 0o700); err != nil {
-			return nil, nil, err
+			return nil, nil, 0, err
 		}
 		if err := os.Mkdir(filepath.Join(place, "fs"), 0o700); err != nil {
-			return nil, nil, err
+			return nil, nil, 0, err
 		}
 	}
 	want, err = s.flat(snap.ParentIDs)
-	return want, have, err
+	return want, have, parked, err
 }
 
 // reuse moves an idle tree to a new place.
@@ -164,31 +173,17 @@ func (s *Snapshotter) reuse(from *idleTree, place string) (*file, error) {
 	}
 	have := from.root
 	if from.dirty {
-		now, err := scan(filepath.Join(from.dir, "fs"))
-		if err != nil {
+		var err error
+		if have, err = scan(filepath.Join(from.dir, "fs"), have); err != nil {
 			s.discard(from.dir)
 			return nil, err
 		}
-		inherit(now, have)
-		have = now
 	}
 	if err := os.Rename(from.dir, place); err != nil {
 		s.discard(from.dir)
 		return nil, err
 	}
 	return have, nil
-}
-
-// inherit passes on what is known of files nobody touched.
-func inherit(now, was *file) {
-	if now.untouched(was) {
-		now.From, now.Delta, now.Shared = was.From, was.Delta, was.Shared
-	}
-	for n, k := range now.Kids {
-		if w := was.kid(n); w != nil {
-			inherit(k, w)
-		}
-	}
 }
 
 // flat puts the deltas of a snapshot together; ids are the highest first.
@@ -221,12 +216,44 @@ func (s *Snapshotter) flat(ids []string) (*file, error) {
 // stamps files must have left the stamps the tree has.
 func awaitClock(newest int64) {
 	for range 50 {
-		var now unix.Timespec
-		if unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &now) != nil || now.Nano() > newest {
+		if now := fileClock(); now == 0 || now > newest {
 			return
 		}
 		time.Sleep(time.Millisecond)
 	}
+}
+
+// fileClock is the time that files are stamped with where stamps are coarse; 0
+// when it cannot be told.
+func fileClock() int64 {
+	var now unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &now) != nil {
+		return 0
+	}
+	return now.Nano()
+}
+
+// fineStamps reports whether a file system stamps every change of a file that
+// was looked at before with a time of its own (Linux 6.13, on most), so that
+// none can hide in a tick of the clock.
+func fineStamps(dir string) bool {
+	name := filepath.Join(dir, "stamps")
+	defer os.Remove(name)
+	if os.WriteFile(name, nil, 0o600) != nil {
+		return false
+	}
+	last := int64(0)
+	for i := range 8 {
+		if unix.Chmod(name, 0o600|uint32(i%2)) != nil {
+			return false
+		}
+		f, _, err := look(name)
+		if err != nil || f.Ctime == last {
+			return false
+		}
+		last = f.Ctime
+	}
+	return true
 }
 
 // Read gives a directory that has what the directory of a snapshot has and
@@ -359,7 +386,7 @@ func (s *Snapshotter) park(t *idleTree) {
 		return
 	}
 	_ = os.Remove(filepath.Join(place, "index")) // it says how the tree was before
-	t.dir = place
+	t.dir, t.parked = place, fileClock()
 	s.mu.Lock()
 	s.idle = append(s.idle, t)
 	s.mu.Unlock()
@@ -394,7 +421,7 @@ func (s *Snapshotter) treeUsage(snap storage.Snapshot) (snapshots.Usage, error) 
 	if err != nil {
 		return snapshots.Usage{}, err
 	}
-	now, err := scan(s.activeDir(snap.ID))
+	now, err := scan(s.activeDir(snap.ID), t.was)
 	if err != nil {
 		return snapshots.Usage{}, err
 	}

@@ -13,6 +13,9 @@ func (w *Warden) answer(r *notify.Request) notify.Response {
 	if handle := w.handler(r.Call); handle != nil {
 		return handle(r)
 	}
+	if p, ok := w.changeFixed(r); ok {
+		return p
+	}
 	return w.otherProcess(r)
 }
 
@@ -20,6 +23,8 @@ func (w *Warden) handler(call int) func(*notify.Request) notify.Response {
 	switch call {
 	case unix.SYS_OPENAT:
 		return w.openat
+	case unix.SYS_OPENAT2:
+		return w.openat2
 	case unix.SYS_READLINKAT:
 		return w.readlinkat
 	case unix.SYS_CLONE:

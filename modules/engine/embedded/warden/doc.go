@@ -17,7 +17,7 @@ type Config struct {
 	Root     string   // directory that becomes the step's root
 	ReadOnly bool     // the root may not be written
 	Writable []string // paths in Root that may be, all the same
-	Fixed    []string // paths, as the step sees them, that open refuses to write
+	Fixed    []Fixed  // what was mounted read-only
 	ABI      int      // Landlock ABI to use; 0: none
 	Own      string   // loopback address that is the step's 127.0.0.1
 	Gateway  string   // loopback address of the mirror gateway; "": none
@@ -27,6 +27,12 @@ type Config struct {
 	MaxProcesses int   // processes at a time; 0: no limit
 	MaxMemory    int64 // bytes of memory of all processes together; 0: no limit
 	MinDisk      int64 // bytes that must stay free on Root's file system
+}
+
+// Fixed is a file or directory that is not to be written: who tries is told so.
+type Fixed struct {
+	Path string // as the step sees it
+	Dir  bool
 }
 
 // ScopedABI is the first Landlock ABI that bounds signals and abstract unix

@@ -18,13 +18,23 @@ type openHow struct {
 	flags int
 }
 
-func (w *Warden) openat(r *notify.Request) notify.Response {
-	return w.openCall(r, openHow{int(int32(r.Args[0])), r.Args[1], int(int32(r.Args[2]))})
+// writes: it may change the file.
+func (h openHow) writes() bool {
+	const writes = unix.O_WRONLY | unix.O_RDWR | unix.O_CREAT | unix.O_TRUNC
+	return h.flags&writes != 0 && h.flags&unix.O_PATH == 0
 }
 
-func (w *Warden) open(r *notify.Request) notify.Response {
-	return w.openCall(r, openHow{unix.AT_FDCWD, r.Args[0], int(int32(r.Args[1]))})
+func openatOf(r *notify.Request) openHow {
+	return openHow{int(int32(r.Args[0])), r.Args[1], int(int32(r.Args[2]))}
 }
+
+func openOf(r *notify.Request) openHow {
+	return openHow{unix.AT_FDCWD, r.Args[0], int(int32(r.Args[1]))}
+}
+
+func (w *Warden) openat(r *notify.Request) notify.Response { return w.openCall(r, openatOf(r)) }
+
+func (w *Warden) open(r *notify.Request) notify.Response { return w.openCall(r, openOf(r)) }
 
 func (w *Warden) readlinkat(r *notify.Request) notify.Response {
 	return w.readlinkCall(r, r.Args[1], r.Args[2], int(int32(r.Args[3])))
@@ -142,7 +152,7 @@ func (w *Warden) ask(r *notify.Request, addr uint64, follow bool) (a asked, ok b
 }
 
 func (w *Warden) openCall(r *notify.Request, how openHow) notify.Response {
-	if w.fixed(r, how) {
+	if how.writes() && w.isFixed(r, how.dir, how.path) {
 		return notify.Errno(unix.EROFS)
 	}
 	a, ok := w.ask(r, how.path, true)
@@ -165,46 +175,13 @@ func (w *Warden) openCall(r *notify.Request, how openHow) notify.Response {
 		flags |= unix.O_TRUNC
 	}
 	fd, errno := -1, unix.ENOENT
-	if !w.as(r, func() { fd, errno = w.openOf(a, flags, link) }) {
+	if !w.as(r, func() { fd, errno = w.openProc(a, flags, link) }) {
 		return notify.Errno(unix.ENOENT)
 	}
 	if errno != 0 {
 		return notify.Errno(errno)
 	}
 	return w.give(fd, nil)(how)
-}
-
-// fixed reports whether a call is to write what was mounted read-only. It was
-// copied, and what is written to it goes nowhere: this tells the writer, whose
-// path is taken as it is written, links and all.
-func (w *Warden) fixed(r *notify.Request, how openHow) bool {
-	const writes = unix.O_WRONLY | unix.O_RDWR | unix.O_CREAT | unix.O_TRUNC
-	if len(w.config.Fixed) == 0 || how.flags&writes == 0 || how.flags&unix.O_PATH != 0 {
-		return false
-	}
-	name, err := w.text(r, how.path)
-	if err != nil {
-		return false
-	}
-	if !strings.HasPrefix(name, "/") {
-		start := "/proc/" + strconv.Itoa(r.PID) + "/cwd"
-		if how.dir != unix.AT_FDCWD {
-			start = "/proc/" + strconv.Itoa(r.PID) + "/fd/" + strconv.Itoa(how.dir)
-		}
-		in, ok := "", false
-		w.as(r, func() { in, ok = w.inside(readlinkIn(unix.AT_FDCWD, start)) })
-		if !ok {
-			return false
-		}
-		name = in + "/" + name
-	}
-	name = path.Clean(name)
-	for _, f := range w.config.Fixed {
-		if name == f || strings.HasPrefix(name, f+"/") {
-			return true
-		}
-	}
-	return false
 }
 
 // give answers with a descriptor.
@@ -244,10 +221,10 @@ func ownDirectory(pid int) (int, unix.Errno) {
 	return dir, 0
 }
 
-// openOf opens a file of a process of the step: never a directory of /proc,
+// openProc opens a file of a process of the step: never a directory of /proc,
 // which would lead out of the step's root, and of other places only what the
 // step has.
-func (w *Warden) openOf(a asked, flags int, link bool) (int, unix.Errno) {
+func (w *Warden) openProc(a asked, flags int, link bool) (int, unix.Errno) {
 	dir, errno := ownDirectory(a.pid)
 	if errno != 0 {
 		return -1, errno

@@ -37,6 +37,7 @@ type Warden struct {
 	memory  memories
 	count   counter
 	told    told
+	fixed   fixed
 }
 
 // New makes the warden of a step; this process becomes the reaper of what the
@@ -59,6 +60,7 @@ func New(c Config) (*Warden, error) {
 	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), leastProcessors))
 	w := &Warden{config: c, root: os.NewFile(uintptr(fd), c.Root)}
 	w.sockets.init()
+	w.fixed = fixedOf(c.Fixed)
 	return w, nil
 }
 
@@ -110,7 +112,7 @@ func (w *Warden) confinedStart(c Command, filter []unix.SockFilter) (int, error)
 	if err != nil {
 		return 0, err
 	}
-	go func() { w.told.failed(notify.Serve(listener, workers, w.answer)) }()
+	go func() { w.told.failed(notify.ServeLasting(listener, workers, w.quick, w.answer)) }()
 	pid, err := syscall.ForkExec(c.Path, c.Args, &syscall.ProcAttr{
 		Dir: c.Cwd, Env: c.Env, Files: []uintptr{0, 1, 2},
 		Sys: &syscall.SysProcAttr{
