@@ -160,9 +160,14 @@ type Mirrors struct {
 	Go      Setting `yaml:"go"`
 	Npm     Setting `yaml:"npm"`
 	OCI     Setting `yaml:"oci"`
+	PyPI    Setting `yaml:"pypi"`
 	Suite   string  `yaml:"suite,omitempty"`
-	VulnDB  string  `yaml:"vulndb"`          // auto, URL of a latest.json, or a file
-	Trust   string  `yaml:"trust,omitempty"` // PEM file of certificates every client trusts besides the system's
+	// Snapshot is the address of a Debian mirror that keeps snapshots, with
+	// {archive} and {timestamp} or {date} in it; "" is none.
+	Snapshot string `yaml:"snapshot,omitempty"`
+
+	VulnDB string `yaml:"vulndb"`          // auto, URL of a latest.json, or a file
+	Trust  string `yaml:"trust,omitempty"` // PEM file of certificates every client trusts besides the system's
 
 	Place string `yaml:"-"` // the file
 }

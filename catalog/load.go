@@ -124,28 +124,6 @@ func (l *loader) files(dir string) []string {
 	return out
 }
 
-func (l *loader) loadMirrors() {
-	m := &l.cat.Mirrors
-	s, ok := l.read("mirrors.yaml", m)
-	if !ok {
-		return
-	}
-	m.Place = s.place
-	settings := [...]*Setting{&m.Debian, &m.Go, &m.Npm, &m.OCI}
-	for i, key := range [...]string{"debian", "go", "npm", "oci"} {
-		set := settings[i]
-		set.Auto = len(set.URLs) == 0
-		for _, u := range set.URLs {
-			if problem := checkURL(u); problem != "" {
-				l.fail(s.at(key), "%s: %s", userinfo.ReplaceAllString(u, "//…@"), problem).Remedy = "write auto, or the mirror's http or https URL without credentials (those belong in netrc, apt's auth.conf or npmrc)"
-			}
-		}
-	}
-	if m.VulnDB == "" {
-		m.VulnDB = "auto"
-	}
-}
-
 func (l *loader) loadPolicies() {
 	for _, file := range l.files("policies") {
 		var p policy.Policy

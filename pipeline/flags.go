@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -47,6 +48,9 @@ type settings struct {
 
 	project    *catalog.Project
 	catalogRef catalogref.Ref
+
+	at      time.Time // what mirrors are taken as of; zero is now
+	noStale bool      // a copy never stands in for a mirror that cannot be asked
 }
 
 func env(name string) []string {

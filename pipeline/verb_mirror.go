@@ -24,19 +24,20 @@ whatever is not in it, and serves apt, go and npm the very indexes and metadata
 it pins. Steps that are cached are locked as they were built; where that is not
 known, or does not fit together, they run again.`,
 				Flags:  engineFlags(),
-				Action: p.verb(func(c *cli.Context, s settings) error { return p.lockImages(c, s, false) }),
+				Action: p.verb(func(c *cli.Context, s settings) error { return p.lockImages(c, s) }),
 			},
+			p.mirrorUpdateVerb(),
 		},
 	}
 }
 
-func (p *program) lockImages(c *cli.Context, s settings, fresh bool) error {
+func (p *program) lockImages(c *cli.Context, s settings) error {
 	if err := noArguments(c); err != nil {
 		return err
 	}
-	if s.Locked || s.Offline && fresh {
+	if s.Locked {
 		return &artifact.Error{
-			Kind: artifact.KindUsage, Op: "reading command line", Place: "--locked, --offline",
+			Kind: artifact.KindUsage, Op: "reading command line", Place: "--locked",
 			Message: "locks are made from what mirrors serve", Remedy: "leave it out",
 		}
 	}
@@ -44,7 +45,7 @@ func (p *program) lockImages(c *cli.Context, s settings, fresh bool) error {
 	if err != nil {
 		return err
 	}
-	locked, err := ses.lock(c, fresh)
+	locked, err := ses.lock(c)
 	if cerr := ses.close(); err == nil {
 		err = cerr
 	}
@@ -54,12 +55,12 @@ func (p *program) lockImages(c *cli.Context, s settings, fresh bool) error {
 	return p.printLocked(s, locked)
 }
 
-func (s *session) lock(c *cli.Context, fresh bool) (*line.Locked, error) {
+func (s *session) lock(c *cli.Context) (*line.Locked, error) {
 	pl, err := s.plan(c.Context, nil)
 	if err != nil {
 		return nil, err
 	}
-	return s.line.LockImages(c.Context, pl, fresh)
+	return s.line.LockImages(c.Context, pl, false)
 }
 
 func (p *program) printLocked(s settings, locked *line.Locked) error {

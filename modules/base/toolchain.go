@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -59,7 +60,10 @@ func toolchainRelease(ctx context.Context, m *mirror.Set, spec Spec, platform ar
 	if err != nil {
 		return "", fmt.Errorf("reading the toolchain list: %w", err)
 	}
-	newest := newestPatch(strings.Fields(string(list)), spec.Go, suffix)
+	newest, err := patchInTime(ctx, m, strings.Fields(string(list)), spec.Go, suffix)
+	if err != nil {
+		return "", err
+	}
 	if newest == "" {
 		return "", &artifact.Error{
 			Kind: artifact.KindUsage, Op: "resolving base " + spec.Name, Place: spec.Place,
@@ -68,6 +72,22 @@ func toolchainRelease(ctx context.Context, m *mirror.Set, spec Spec, platform ar
 		}
 	}
 	return newest, nil
+}
+
+// patchInTime is newestPatch of those that were there at the time the mirrors
+// are taken as of.
+func patchInTime(ctx context.Context, m *mirror.Set, list []string, language, suffix string) (string, error) {
+	for {
+		newest := newestPatch(list, language, suffix)
+		if newest == "" || m.At().IsZero() {
+			return newest, nil
+		}
+		made, err := m.GoTime(ctx, toolchainModule, newest)
+		if err != nil || !made.After(m.At()) {
+			return newest, err
+		}
+		list = slices.DeleteFunc(list, func(v string) bool { return v == newest })
+	}
 }
 
 // newestPatch finds the newest release 1.N.P of language version 1.N. Release

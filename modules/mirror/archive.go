@@ -20,7 +20,8 @@ import (
 // archive is one configured source that may be Debian's.
 type archive struct {
 	upstream
-	name       string // last path element
+	own        *url.URL // its own address, where a snapshot is asked in its place; else nil
+	name       string   // last path element
 	suites     []string
 	components []string
 	signedBy   string
@@ -385,7 +386,10 @@ func (s *Set) judgeRelease(a archive, suite string, c checkedRelease, blob Blob)
 	if suite != r.Suite && suite != r.Codename && !strings.Contains(suite, "/") {
 		return releaseError(blob.Material.URL, fmt.Errorf("it is of suite %s (%s), not %s", r.Suite, r.Codename, suite))
 	}
-	if r.ValidUntil.IsZero() || time.Now().Before(r.ValidUntil) {
+	if !s.cfg.At.IsZero() && r.Date.After(s.cfg.At) {
+		return s.tooNew(blob.Material.URL, r.Date)
+	}
+	if r.ValidUntil.IsZero() || s.now().Before(r.ValidUntil) {
 		return nil
 	}
 	if s.cfg.Offline {

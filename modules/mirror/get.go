@@ -40,6 +40,9 @@ type want struct {
 	limit  int64                                                        // never more bytes than this; 0 is no limit
 	token  func(ctx context.Context, err error) (context.Context, bool) // answers a 401
 	verify func(ctx context.Context, path string) error
+	// rewrite makes what a client is given of a document; nil: the document.
+	rewrite func(doc []byte, h http.Header) (out []byte, contentType string, err error)
+	derive  func(ctx context.Context) ([]byte, error) // the answer is made here, of other answers
 }
 
 func (w want) target() *url.URL {
@@ -135,6 +138,13 @@ func (p *pending) release() {
 
 // open asks the mirror, conditionally when there is a copy.
 func (s *Set) open(ctx context.Context, w want, prior *store.Entry) (io.ReadCloser, store.Meta, error) {
+	if w.derive != nil {
+		b, err := w.derive(ctx)
+		if err != nil {
+			return nil, store.Meta{}, err
+		}
+		return made(b), store.Meta{Size: int64(len(b))}, nil
+	}
 	h := w.header.Clone()
 	if h == nil {
 		h = http.Header{}
@@ -204,7 +214,7 @@ func (p *pending) wait(ctx context.Context) (Blob, error) {
 // useStale falls back to the last copy when the mirror could not be asked and
 // the want allows it.
 func (p *pending) useStale(err error) bool {
-	if !p.want.stale || p.prior == nil || !fetch.Unreachable(err) || errors.Is(err, context.Canceled) {
+	if !p.want.stale || p.set.cfg.NoStale || p.prior == nil || !fetch.Unreachable(err) || errors.Is(err, context.Canceled) {
 		return false
 	}
 	path, _, ok := p.set.store.Blob(p.prior.Digest, 0)
@@ -298,18 +308,12 @@ func (s *Set) Fetch(ctx context.Context, req Request) (Blob, error) {
 
 // wantOf is how a file of a mirror is fetched when nothing else is known of it.
 func (s *Set) wantOf(up upstream, rel string) want {
-	switch up.ecosystem {
-	case Debian:
-		return s.debianWant(up, rel)
-	case Go:
-		return s.goWant(up, rel)
-	}
 	w := want{up: up, rel: rel, fresh: immutableFor, stale: true, purl: purl(up.ecosystem, rel)}
 	if mutable(up.ecosystem, rel) {
 		w.fresh = mutableFor
 	}
-	if up.ecosystem == OCI {
-		w = s.ociWant(w)
+	if e, ok := ecosystemOf(up.ecosystem); ok && e.want != nil {
+		w = e.want(s, w)
 	}
 	return w
 }

@@ -160,14 +160,18 @@ type askedKey struct{}
 // askedPath is what a lock calls a path: without the checksum database's name,
 // and with the form of npm metadata where it is not the usual short one.
 func askedPath(ecosystem, rel string, h http.Header) string {
-	switch {
-	case ecosystem == Go && strings.HasPrefix(rel, "sumdb/"):
-		_, rest, _ := strings.Cut(strings.TrimPrefix(rel, "sumdb/"), "/")
-		return "sumdb/" + rest
-	case ecosystem == Npm && isNpmMeta(rel) && npmForm(h) == npmFull:
-		return rel + "?full"
+	if e, ok := ecosystemOf(ecosystem); ok && e.asked != nil {
+		return e.asked(rel, h)
 	}
 	return rel
+}
+
+func goAsked(rel string) string {
+	if !strings.HasPrefix(rel, "sumdb/") {
+		return rel
+	}
+	_, rest, _ := strings.Cut(strings.TrimPrefix(rel, "sumdb/"), "/")
+	return "sumdb/" + rest
 }
 
 // as names what is wanted as locks do.
@@ -234,14 +238,9 @@ func isProof(asked string) bool { return strings.HasPrefix(asked, "sumdb/") }
 // from whichever mirror still has those bytes.
 func (g *Gateway) servePinned(w http.ResponseWriter, r *http.Request, s *lockSet, pin lockfile.Material, rel string) {
 	ctx := r.Context()
-	wants, err := g.pinnedWants(ctx, pin, rel, npmForm(r.Header))
+	wants, err := g.pinnedWants(ctx, pin, rel, r.Header)
 	for _, wanted := range wants {
-		if wanted.accept != "" {
-			err = g.serveMetadataOf(w, r, wanted)
-		} else {
-			err = g.serveWant(w, r, wanted)
-		}
-		if err == nil {
+		if err = g.serveWant(w, r, wanted); err == nil {
 			return
 		}
 		if ctx.Err() != nil {
@@ -266,26 +265,20 @@ func (g *Gateway) servePinned(w http.ResponseWriter, r *http.Request, s *lockSet
 }
 
 // pinnedWants is where a locked file may be had, in order.
-func (g *Gateway) pinnedWants(ctx context.Context, pin lockfile.Material, rel, form string) ([]want, error) {
+func (g *Gateway) pinnedWants(ctx context.Context, pin lockfile.Material, rel string, h http.Header) ([]want, error) {
 	var wants []want
 	ups, below, err := g.pinnedUpstreams(ctx, pin, rel)
+	eco, _ := ecosystemOf(pin.Ecosystem)
 	for _, up := range ups {
-		w := g.set.wantOf(up, below)
-		if pin.Ecosystem == Npm && isNpmMeta(rel) {
-			w = npmMeta(up, below, form)
-		}
-		wants = append(wants, w)
-		if pin.Ecosystem != Npm || isNpmMeta(rel) {
-			continue
-		}
-		name, rest := npmName(rel)
-		if d, ok := g.set.dist(ctx, up, name, strings.TrimPrefix(rest, "-/"), false); ok {
-			wants = append(wants, w.at(d))
+		if eco.pinned != nil {
+			wants = append(wants, eco.pinned(g.set, ctx, up, below, h)...)
+		} else {
+			wants = append(wants, g.set.wantOf(up, below))
 		}
 	}
 	for i := range wants {
 		w := &wants[i]
-		w.asked, w.sha256, w.size, w.verify, w.stale = pin.Path, pin.Digest, pin.Size, nil, false
+		w.asked, w.sha256, w.size, w.verify, w.stale, w.derive = pin.Path, pin.Digest, pin.Size, nil, false, nil
 		if pin.PURL != "" {
 			w.purl = pin.PURL
 		}
@@ -298,10 +291,7 @@ func (g *Gateway) pinnedWants(ctx context.Context, pin lockfile.Material, rel, f
 func (g *Gateway) pinnedUpstreams(ctx context.Context, pin lockfile.Material, rel string) ([]upstream, string, error) {
 	ups, below, err := g.set.candidates(ctx, Request{Ecosystem: pin.Ecosystem, Path: rel, SHA256: pin.Digest})
 	if pin.Ecosystem == Npm && err == nil {
-		var up upstream
-		if up, err = g.set.npmUpstream(ctx, rel); err == nil {
-			ups = []upstream{up}
-		}
+		ups, err = g.set.npmUpstreams(ctx, rel)
 	}
 	if len(ups) == 0 {
 		if _, _, here := g.set.store.Blob(pin.Digest, pin.Size); here {

@@ -13,6 +13,8 @@
 package mirror
 
 import (
+	"time"
+
 	"drydock/modules/artifact"
 	"drydock/modules/mirror/debian"
 	"drydock/modules/mirror/internal/fetch"
@@ -24,6 +26,7 @@ const (
 	Go     = "go"
 	Npm    = "npm"
 	OCI    = "oci"
+	PyPI   = "pypi"
 )
 
 // ErrNotFound is in the chain of an error when the mirror answered that it
@@ -42,13 +45,20 @@ type Setting struct {
 
 // Config is mirrors.yaml as far as this package is concerned.
 type Config struct {
-	Debian, Go, Npm, OCI Setting
+	Debian, Go, Npm, OCI, PyPI Setting
 
 	Suite   string // Debian suite wanted; "" is the suites found (explicit URLs: stable)
 	Trust   string // PEM file added to the system's certificate pool; "" is none
 	Keyring string // OpenPGP keyring in place of the Debian archive keyring found; "" finds it
 	Place   string // the file these settings come from, for errors
 
+	// At makes the mirrors serve what they had then; zero is now. Debian needs
+	// Snapshot, an address with {archive} and {timestamp} (20060102T150405Z) or
+	// {date} (20060102) in it.
+	At       time.Time
+	Snapshot string
+
+	NoStale bool // a copy never stands in for a mirror that cannot be asked
 	Offline bool // no mirror is asked for anything: the content store has it, or it is an error
 }
 

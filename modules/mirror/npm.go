@@ -28,18 +28,15 @@ const (
 	npmFull  = "application/json"
 )
 
-// npmUpstream is the registry of a package: its scope's or the default one.
-func (s *Set) npmUpstream(ctx context.Context, rel string) (upstream, error) {
+// npmUpstreams is the registries of a package: its scope's or the default ones.
+func (s *Set) npmUpstreams(ctx context.Context, rel string) ([]upstream, error) {
 	if scope, _, ok := strings.Cut(rel, "/"); ok && len(s.cfg.Npm.URLs) == 0 {
 		if registry := s.npm.Scopes[scope]; registry != "" {
-			return s.newUpstream(Npm, registry, scope+":registry")
+			up, err := s.newUpstream(Npm, registry, scope+":registry")
+			return []upstream{up}, err
 		}
 	}
-	ups, err := s.upstreams(ctx, Npm)
-	if err != nil {
-		return upstream{}, err
-	}
-	return ups[0], nil
+	return s.upstreams(ctx, Npm)
 }
 
 // npmName splits "<name>/<rest>", where a scoped name has a slash of its own.
@@ -52,7 +49,9 @@ func npmName(rel string) (name, rest string) {
 }
 
 // npmMeta is how a package's metadata is fetched.
-func npmMeta(up upstream, rel, form string) want {
+func (s *Set) npmMeta(up upstream, rel, form string) want { return s.npmAt(npmMetaNow(up, rel, form)) }
+
+func npmMetaNow(up upstream, rel, form string) want {
 	u := up.at(rel)
 	if scope, rest, ok := strings.Cut(rel, "/"); ok && strings.HasPrefix(scope, "@") {
 		u.RawPath = up.base.EscapedPath() + "/" + scope + "%2f" + rest // as npm asks
@@ -64,28 +63,30 @@ func npmMeta(up upstream, rel, form string) want {
 	return want{
 		up: up, rel: rel, url: u, fresh: mutableFor, stale: true, accept: form, limit: documentLimit,
 		header: http.Header{"Accept": {accept}, "Accept-Encoding": {"gzip"}},
+		rewrite: func(doc []byte, _ http.Header) ([]byte, string, error) {
+			name, _ := npmName(rel)
+			out, err := rewriteTarballs(doc, gatewayURL+"/npm/", name)
+			return out, form, err
+		},
 	}
 }
 
 func (g *Gateway) serveNpm(w http.ResponseWriter, r *http.Request, rel string) {
-	ctx := r.Context()
-	up, err := g.set.npmUpstream(ctx, rel)
+	ups, err := g.set.npmUpstreams(r.Context(), rel)
 	if err != nil {
 		g.fail(w, r, err)
 		return
 	}
 	name, rest := npmName(rel)
-	switch {
-	case strings.HasPrefix(rest, "-/") && strings.HasSuffix(rest, ".tgz"):
-		err = g.serveTarball(w, r, up, name, strings.TrimPrefix(rest, "-/"))
-	case !isNpmMeta(rel):
-		err = g.serveWant(w, r, want{up: up, rel: rel, asked: rel, fresh: mutableFor, stale: true})
-	default:
-		err = g.serveMetadata(w, r, up, rel)
-	}
-	if err != nil {
-		g.fail(w, r, err)
-	}
+	g.firstOf(w, r, ups, func(up upstream) error {
+		switch {
+		case strings.HasPrefix(rest, "-/") && strings.HasSuffix(rest, ".tgz"):
+			return g.serveTarball(w, r, up, name, strings.TrimPrefix(rest, "-/"))
+		case !isNpmMeta(rel):
+			return g.serveWant(w, r, want{up: up, rel: rel, asked: rel, fresh: mutableFor, stale: true})
+		}
+		return g.serveMetadata(w, r, up, rel)
+	})
 }
 
 // isNpmMeta says whether a path is a package's metadata, whole or of one
@@ -105,36 +106,30 @@ func npmForm(h http.Header) string {
 
 // serveMetadata passes metadata on with every tarball's address made ours.
 func (g *Gateway) serveMetadata(w http.ResponseWriter, r *http.Request, up upstream, rel string) error {
-	return g.serveMetadataOf(w, r, npmMeta(up, rel, npmForm(r.Header)).as(askedPath(Npm, rel, r.Header)))
+	return g.serveWant(w, r, g.set.npmMeta(up, rel, npmForm(r.Header)).as(askedPath(Npm, rel, r.Header)))
 }
 
-func (g *Gateway) serveMetadataOf(w http.ResponseWriter, r *http.Request, wanted want) error {
-	rel, form := wanted.rel, wanted.accept
-	doc, blob, err := g.set.read(r.Context(), wanted)
-	if err != nil {
-		return err
+// npmAsked is what a lock calls a path: with the form of metadata where it is
+// not the usual short one.
+func npmAsked(rel string, h http.Header) string {
+	if isNpmMeta(rel) && npmForm(h) == npmFull {
+		return rel + "?full"
 	}
-	name, _ := npmName(rel)
-	out, err := rewriteTarballs(doc, gatewayURL+"/npm/", name)
-	if err != nil {
-		return &artifact.Error{Kind: artifact.KindFault, Op: "reading", Place: blob.Material.URL, Message: "not npm metadata", Err: err}
+	return rel
+}
+
+// npmPinned is where a locked file may be had: a tarball also where the metadata
+// kept says.
+func (s *Set) npmPinned(ctx context.Context, up upstream, rel string, h http.Header) []want {
+	if isNpmMeta(rel) {
+		return []want{npmMetaNow(up, rel, npmForm(h))}
 	}
-	if r.Method == http.MethodGet {
-		g.record(r.Context(), wanted, blob.Material.Digest, blob.Material.Size)
+	wants := []want{s.wantOf(up, rel)}
+	name, rest := npmName(rel)
+	if d, ok := s.dist(ctx, up, name, strings.TrimPrefix(rest, "-/"), false); ok {
+		wants = append(wants, wants[0].at(d))
 	}
-	h := w.Header()
-	h.Set("Content-Type", form)
-	h.Set("Vary", "Accept")
-	h.Set("ETag", `W/"`+blob.Material.Digest.Hex()+`"`)
-	if blob.Stale {
-		h.Set("Warning", `110 - "Response is Stale"`)
-	}
-	if strings.Contains(r.Header.Get("If-None-Match"), blob.Material.Digest.Hex()) {
-		w.WriteHeader(http.StatusNotModified)
-		return nil
-	}
-	_, _ = w.Write(out)
-	return nil
+	return wants
 }
 
 // rewriteTarballs points dist.tarball of every version below base, at the
@@ -207,7 +202,7 @@ func (s *Set) dist(ctx context.Context, up upstream, name, file string, ask bool
 		return npmDist{}, false
 	}
 	for _, form := range []string{npmShort, npmFull} {
-		w := npmMeta(up, name, form)
+		w := s.npmMeta(up, name, form)
 		_, file, have := s.store.Entry(w.key())
 		var doc []byte
 		var err error

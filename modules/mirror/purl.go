@@ -12,15 +12,8 @@ import (
 // purl names the package a mirror's file is, as package-url does; "" for files
 // that are no package.
 func purl(ecosystem, rel string) string {
-	switch ecosystem {
-	case Debian:
-		return debianPURL(rel)
-	case Go:
-		return goPURL(rel)
-	case Npm:
-		return npmPURL(rel)
-	case OCI:
-		return ociPURL(rel)
+	if e, ok := ecosystemOf(ecosystem); ok && e.purl != nil {
+		return e.purl(rel)
 	}
 	return ""
 }
@@ -115,19 +108,22 @@ func escape(s string) string {
 
 // mutable says whether a mirror's file may change under its name.
 func mutable(ecosystem, rel string) bool {
-	switch ecosystem {
-	case Debian:
-		return !strings.HasPrefix(rel, "pool/") && !strings.Contains(rel, "/by-hash/")
-	case Go:
-		if strings.HasPrefix(rel, "sumdb/") {
-			return !strings.Contains(rel, "/tile/") && !strings.Contains(rel, "/lookup/")
-		}
-		_, _, kind := splitGo(rel)
-		return kind == ""
-	case Npm:
-		return !strings.HasSuffix(rel, ".tgz")
-	case OCI:
-		return !strings.Contains(rel, "sha256:")
-	}
-	return true
+	e, ok := ecosystemOf(ecosystem)
+	return !ok || e.mutable == nil || e.mutable(rel)
 }
+
+func debianMutable(rel string) bool {
+	return !strings.HasPrefix(rel, "pool/") && !strings.Contains(rel, "/by-hash/")
+}
+
+func goMutable(rel string) bool {
+	if strings.HasPrefix(rel, "sumdb/") {
+		return !strings.Contains(rel, "/tile/") && !strings.Contains(rel, "/lookup/")
+	}
+	_, _, kind := splitGo(rel)
+	return kind == ""
+}
+
+func npmMutable(rel string) bool { return !strings.HasSuffix(rel, ".tgz") }
+
+func ociMutable(rel string) bool { return !strings.Contains(rel, "sha256:") }

@@ -87,9 +87,11 @@ func (g *Gateway) route(ctx context.Context, u *url.URL) (route, bool) {
 	port := u.Port()
 	if (host == GatewayHost || host == gatewayAddress) && (port == "" || port == "80") {
 		eco, rel, _ := strings.Cut(strings.TrimPrefix(u.Path, "/"), "/")
-		switch eco {
-		case Debian, Go, Npm, OCI:
+		if _, ok := ecosystemOf(eco); ok {
 			return route{eco, rel}, true
+		}
+		if eco == "v2" { // where clients of OCI registries look
+			return route{OCI, strings.TrimPrefix(u.Path, "/")}, true
 		}
 		return route{}, true
 	}
@@ -97,7 +99,11 @@ func (g *Gateway) route(ctx context.Context, u *url.URL) (route, bool) {
 		return route{}, false
 	}
 	for _, a := range g.set.archives {
-		rel, ok := below(a.base, u)
+		own := a.base
+		if a.own != nil {
+			own = a.own
+		}
+		rel, ok := below(own, u)
 		if !ok {
 			continue
 		}
@@ -106,9 +112,20 @@ func (g *Gateway) route(ctx context.Context, u *url.URL) (route, bool) {
 		}
 		return route{Debian, a.name + "/" + rel}, true
 	}
-	for _, eco := range []string{Go, Npm, OCI} {
-		if rel, ok := g.ownAddress(ctx, eco, u); ok {
-			return route{eco, rel}, true
+	for _, eco := range ecosystems() {
+		if eco.setting == nil || eco.name == Debian {
+			continue
+		}
+		if rel, ok := g.ownAddress(ctx, eco.name, u); ok {
+			return route{eco.name, rel}, true
+		}
+	}
+	for _, eco := range ecosystems() {
+		if eco.route == nil {
+			continue
+		}
+		if rel, ok := eco.route(g.set, strings.ToLower(u.Host)+u.EscapedPath()); ok {
+			return route{eco.name, rel}, true
 		}
 	}
 	return route{}, false
@@ -125,8 +142,12 @@ func (g *Gateway) ownAddress(ctx context.Context, ecosystem string, u *url.URL) 
 		if ecosystem == OCI {
 			base.Path = "/v2" + strings.TrimPrefix(base.Path, "/v2")
 		}
-		if rel, ok = below(&base, u); ok && ecosystem == OCI {
+		rel, ok = below(&base, u)
+		switch {
+		case ok && ecosystem == OCI:
 			rel = "v2/" + rel
+		case ok && ecosystem == PyPI:
+			rel = "simple/" + rel
 		}
 		if ok {
 			return rel, true
@@ -158,7 +179,7 @@ func portOf(u *url.URL) string {
 func (g *Gateway) dispatch(w http.ResponseWriter, r *http.Request, to route) {
 	ctx := r.Context()
 	if to.ecosystem == "" {
-		answer(w, http.StatusNotFound, "drydock's mirrors are at /debian/<archive>/ /go/ /npm/ /oci/v2/")
+		answer(w, http.StatusNotFound, "drydock's mirrors are at /debian/<archive>/ /go/ /npm/ /oci/v2/ /pypi/simple/ /git/<host>/")
 		return
 	}
 	if to.ecosystem == OCI && (to.rel == "v2" || to.rel == "v2/") {
@@ -177,17 +198,11 @@ func (g *Gateway) dispatch(w http.ResponseWriter, r *http.Request, to route) {
 	if g.serveLocked(w, r, to.ecosystem, rel, asked) {
 		return
 	}
-	if to.ecosystem == Npm {
-		g.serveNpm(w, r, rel)
+	if eco, _ := ecosystemOf(to.ecosystem); eco.serve != nil {
+		eco.serve(g, w, r, rel)
 		return
 	}
-	var ups []upstream
-	var err error
-	if to.ecosystem == Debian {
-		ups, rel, err = g.archive(ctx, rel)
-	} else {
-		ups, err = g.set.upstreams(ctx, to.ecosystem)
-	}
+	ups, err := g.set.upstreams(ctx, to.ecosystem)
 	if err != nil {
 		g.fail(w, r, err)
 		return
@@ -216,13 +231,18 @@ func (g *Gateway) archive(ctx context.Context, rel string) ([]upstream, string, 
 
 // serveFirst answers from the first upstream that has the file.
 func (g *Gateway) serveFirst(w http.ResponseWriter, r *http.Request, ups []upstream, of func(upstream) want) {
+	g.firstOf(w, r, ups, func(up upstream) error { return g.serveWant(w, r, of(up)) })
+}
+
+// firstOf asks upstreams in order until one answers.
+func (g *Gateway) firstOf(w http.ResponseWriter, r *http.Request, ups []upstream, one func(upstream) error) {
 	var first error
 	for _, up := range ups {
-		err := g.serveWant(w, r, of(up))
+		err := one(up)
 		if err == nil {
 			return
 		}
-		if first == nil {
+		if first == nil || errors.Is(first, ErrNotFound) && !errors.Is(err, ErrNotFound) {
 			first = err
 		}
 		if r.Context().Err() != nil || !errors.Is(err, ErrNotFound) && !up.anyError && up.ecosystem != Debian {
@@ -273,6 +293,9 @@ const small = 256 << 10
 // means that nothing has been written yet.
 func (g *Gateway) serveWant(w http.ResponseWriter, r *http.Request, wanted want) error {
 	ctx := r.Context()
+	if wanted.rewrite != nil {
+		return g.serveRewritten(w, r, wanted)
+	}
 	p := g.set.start(ctx, wanted)
 	defer p.release()
 	if p.path == "" {
@@ -297,6 +320,36 @@ func (g *Gateway) serveWant(w http.ResponseWriter, r *http.Request, wanted want)
 		return err
 	}
 	return g.serveBlob(w, r, wanted, p, blob)
+}
+
+// serveRewritten answers with what a client is to be given of a document.
+func (g *Gateway) serveRewritten(w http.ResponseWriter, r *http.Request, wanted want) error {
+	doc, blob, err := g.set.read(r.Context(), wanted)
+	if err != nil {
+		return err
+	}
+	out, contentType, err := wanted.rewrite(doc, r.Header)
+	if err != nil {
+		return &artifact.Error{
+			Kind: artifact.KindFault, Op: "reading", Place: blob.Material.URL, Message: "not " + wanted.up.ecosystem + " metadata", Err: err,
+		}
+	}
+	if r.Method == http.MethodGet {
+		g.record(r.Context(), wanted, blob.Material.Digest, blob.Material.Size)
+	}
+	h := w.Header()
+	h.Set("Content-Type", contentType)
+	h.Set("Vary", "Accept")
+	h.Set("ETag", `W/"`+blob.Material.Digest.Hex()+`"`)
+	if blob.Stale {
+		h.Set("Warning", `110 - "Response is Stale"`)
+	}
+	if strings.Contains(r.Header.Get("If-None-Match"), blob.Material.Digest.Hex()) {
+		w.WriteHeader(http.StatusNotModified)
+		return nil
+	}
+	_, _ = w.Write(out)
+	return nil
 }
 
 // record notes a material, before the step has all of it. Indexes, metadata and

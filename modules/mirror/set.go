@@ -92,6 +92,9 @@ func Discover(_ context.Context, cfg Config, host Host, cacheDir string) (*Set, 
 	if err := s.findArchives(); err != nil {
 		return nil, err
 	}
+	if err := s.asOf(); err != nil {
+		return nil, err
+	}
 	s.netNames = newPublicNames(filepath.Join(s.dir, "hosts.json"))
 	s.netNames.offline = cfg.Offline
 	return s, nil
@@ -112,7 +115,13 @@ func (s *Set) overrides() {
 func overrideName(ecosystem string) string { return "DRYDOCK_MIRROR_" + strings.ToUpper(ecosystem) }
 
 func (s *Set) settings() map[string]*Setting {
-	return map[string]*Setting{Debian: &s.cfg.Debian, Go: &s.cfg.Go, Npm: &s.cfg.Npm, OCI: &s.cfg.OCI}
+	out := map[string]*Setting{}
+	for _, e := range ecosystems() {
+		if e.setting != nil {
+			out[e.name] = e.setting(&s.cfg)
+		}
+	}
+	return out
 }
 
 // place is where an explicit setting comes from.
@@ -208,12 +217,16 @@ func (s *Set) newUpstream(ecosystem, raw, source string) (upstream, error) {
 
 // upstreams is where an ecosystem other than Debian is fetched from, in order.
 func (s *Set) upstreams(ctx context.Context, ecosystem string) ([]upstream, error) {
-	setting, known := s.settings()[ecosystem]
+	eco, known := ecosystemOf(ecosystem)
 	if !known {
 		return nil, &artifact.Error{Kind: artifact.KindInternal, Op: "finding the mirror", Message: "unknown ecosystem " + ecosystem}
 	}
 	var ups []upstream
-	for _, raw := range setting.URLs {
+	var urls []string
+	if eco.setting != nil {
+		urls = eco.setting(&s.cfg).URLs
+	}
+	for _, raw := range urls {
 		if ecosystem == Go && (raw == "direct" || raw == "off") {
 			break
 		}
@@ -221,17 +234,12 @@ func (s *Set) upstreams(ctx context.Context, ecosystem string) ([]upstream, erro
 		if err != nil {
 			return nil, err
 		}
+		up.anyError = true // several are there to stand in for one another
 		ups = append(ups, up)
 	}
-	if len(setting.URLs) == 0 {
+	if len(urls) == 0 && eco.auto != nil {
 		var err error
-		switch ecosystem {
-		case Go:
-			ups = s.autoGo(ctx)
-		case Npm:
-			ups, err = s.autoNpm(ctx)
-		}
-		if err != nil {
+		if ups, err = eco.auto(s, ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -277,16 +285,11 @@ func (s *Set) autoNpm(ctx context.Context) ([]upstream, error) {
 
 // notConfigured names the setting and the client's own file.
 func (s *Set) notConfigured(ecosystem string) error {
-	client := map[string]string{
-		Debian: "apt's sources (/etc/apt/sources.list.d)",
-		Go:     "GOPROXY (go env -w GOPROXY=…)",
-		Npm:    "registry= in ~/.npmrc",
-		OCI:    "nothing else: no client's configuration names an OCI mirror",
-	}[ecosystem]
+	eco, _ := ecosystemOf(ecosystem)
 	return &artifact.Error{
 		Kind: artifact.KindUsage, Op: "finding the " + ecosystem + " mirror", Place: s.cfg.Place,
 		Message: "none is configured",
-		Remedy:  fmt.Sprintf("set %s: in mirrors.yaml or %s to the mirror's URL, or configure %s", ecosystem, overrideName(ecosystem), client),
+		Remedy:  fmt.Sprintf("set %s: in mirrors.yaml or %s to the mirror's URL, or configure %s", ecosystem, overrideName(ecosystem), eco.client),
 	}
 }
 

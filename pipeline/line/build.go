@@ -95,8 +95,15 @@ func (l *Line) makeBase(ctx context.Context, name string) (baseReady, error) {
 	return baseReady{Name: name, Digest: res.Digest, Epoch: res.Lock.Epoch, Layers: layers, Materials: res.Materials}, nil
 }
 
-// lockOf reads a base's committed lock; nil when there is none yet.
+// lockOf reads a base's committed lock, or gives the one it is being moved to;
+// nil when there is none yet.
 func (l *Line) lockOf(b catalog.Base) (*base.Lock, error) {
+	l.mu.Lock()
+	moved := l.moved[b.Name]
+	l.mu.Unlock()
+	if moved != nil {
+		return moved, nil
+	}
 	path := filepath.Join(l.cfg.CatalogDir, b.LockPath)
 	lock, err := base.LoadLock(path)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -17,6 +17,12 @@ import (
 
 // database finds the vulnerability database to scan an image's packages with.
 func (l *Line) database(ctx context.Context, inv *inventory) (scan.DB, error) {
+	return l.findDatabase(ctx, inv.Distro, inv.Sources)
+}
+
+// findDatabase is database for packages of a distribution ("debian 12"), given
+// as Debian source packages.
+func (l *Line) findDatabase(ctx context.Context, distro string, sources []wire.SourcePackage) (scan.DB, error) {
 	e, step, err := l.worker()
 	if err != nil {
 		return scan.DB{}, err
@@ -33,7 +39,7 @@ func (l *Line) database(ctx context.Context, inv *inventory) (scan.DB, error) {
 	return scan.Resolver{
 		Setting: setting, Place: m.Place, CacheDir: l.cfg.Cache, GrypeCache: l.grypeCache(),
 		HTTP: &http.Client{Transport: viaMirror{set}}, Debian: l.changelogs(set), Client: e.Client, StepBin: step,
-	}.Resolve(ctx, inv.Distro, inv.Sources)
+	}.Resolve(ctx, distro, sources)
 }
 
 // viaMirror is an http.RoundTripper that fetches as every mirror is fetched
@@ -105,11 +111,11 @@ func (l *Line) changelogs(set *mirror.Set) scan.Changelogs {
 
 // Package fetches the newest .deb of a binary package.
 func (c *changelogs) Package(ctx context.Context, p wire.SourcePackage) (string, artifact.Digest, error) {
-	c.once.Do(func() { c.newst, c.err = c.index(context.WithoutCancel(ctx)) })
-	if c.err != nil {
-		return "", "", c.err
+	newest, err := c.all(ctx)
+	if err != nil {
+		return "", "", err
 	}
-	at, ok := c.newst[p.Binary]
+	at, ok := newest[p.Binary]
 	if !ok {
 		return "", "", &artifact.Error{
 			Kind: artifact.KindFault, Op: "building vulnerability database", Place: p.Binary, Err: mirror.ErrNotFound,

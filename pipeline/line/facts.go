@@ -65,7 +65,7 @@ func (l *Line) Mirrors() ([]plan.Mirror, error) {
 		return nil, err
 	}
 	out := []plan.Mirror{}
-	for _, eco := range []string{mirror.Debian, mirror.Go, mirror.Npm, mirror.OCI} {
+	for _, eco := range mirror.Ecosystems() {
 		e, err := set.Endpoint(eco)
 		if err != nil {
 			continue // only the images that need it fail, when they ask

@@ -62,6 +62,11 @@ type Config struct {
 	CacheFrom []engine.Cache // results of builds elsewhere, which this run's may start from
 	CacheTo   []engine.Cache // where ExportCaches writes this run's
 
+	// At makes the mirrors serve what they had then, where they can; zero is now.
+	At time.Time
+	// NoStale refuses copies in place of answers of mirrors that cannot be asked.
+	NoStale bool
+
 	Quota int64 // how much an embedded engine keeps, in bytes; 0 is a share of the disk
 }
 
@@ -88,9 +93,10 @@ type Line struct {
 	drifts    map[string]*drift // bases that could not be built as locked
 	notes     []string
 	logs      *changelogs
-	observing *observation      // a lock is being made
-	built     []*builtImage     // by this line, in any order
-	builds    map[string]string // build names to the images they belong to, for progress
+	observing *observation          // a lock is being made
+	moved     map[string]*base.Lock // bases whose locks are being moved forward, by name
+	built     []*builtImage         // by this line, in any order
+	builds    map[string]string     // build names to the images they belong to, for progress
 }
 
 // New makes a line; ctx is the run's.
@@ -180,8 +186,9 @@ func (l *Line) openMirrors() (*mirror.Set, error) {
 	m := l.cfg.Catalog.Mirrors
 	setting := func(s catalog.Setting) mirror.Setting { return mirror.Setting{Auto: s.Auto, URLs: s.URLs} }
 	return mirror.Discover(l.ctx, mirror.Config{
-		Debian: setting(m.Debian), Go: setting(m.Go), Npm: setting(m.Npm), OCI: setting(m.OCI),
+		Debian: setting(m.Debian), Go: setting(m.Go), Npm: setting(m.Npm), OCI: setting(m.OCI), PyPI: setting(m.PyPI),
 		Suite: m.Suite, Trust: l.trust(), Place: m.Place, Offline: l.cfg.Offline,
+		At: l.cfg.At, Snapshot: m.Snapshot, NoStale: l.cfg.NoStale,
 	}, mirror.Host{Environ: l.cfg.Environ}, l.cfg.Cache)
 }
 

@@ -30,7 +30,11 @@ func (c Change) String() string {
 
 // Changes lists the packages that differ between two locks; either may be nil.
 func Changes(old, now *lockfile.Lock) []Change {
-	before, after := packagesOf(old), packagesOf(now)
+	return changesOf(packagesOf(old), packagesOf(now))
+}
+
+// changesOf compares versions by type and name.
+func changesOf(before, after map[[2]string][]string) []Change {
 	out := []Change{}
 	add := func(key [2]string) {
 		o, n := before[key], after[key]

@@ -16,7 +16,6 @@ import (
 	"drydock/modules/mirror/lockfile"
 	"drydock/pipeline/plan"
 	"drydock/pipeline/report"
-	"drydock/pipeline/results"
 )
 
 // observation is the making of locks: the images whose steps run anew and are
@@ -47,44 +46,58 @@ type Locked struct {
 // fetched into the catalog's locks. Steps that are cached still have what they
 // fetched; fresh runs all of them again, with the mirrors' newest.
 func (l *Line) LockImages(ctx context.Context, p *plan.Plan, fresh bool) (*Locked, error) {
+	out, files, err := l.makeLocks(ctx, p, fresh)
+	if err != nil || len(out.Failed) > 0 {
+		return out, err
+	}
+	return out, writeFiles(files)
+}
+
+// makeLocks is LockImages without the writing: the files are what is to be
+// written.
+func (l *Line) makeLocks(ctx context.Context, p *plan.Plan, fresh bool) (*Locked, []catalogFile, error) {
 	names, err := l.wholeImages(p)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	again := names
 	made := map[string]*lockfile.Lock{}
 	out := &Locked{}
 	if !fresh {
 		if again, err = l.lockPass(ctx, p, names, out, made); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	if len(again) > 0 && len(out.Failed) == 0 {
 		if err := l.observe(again); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		left, err := l.lockPass(ctx, p, again, out, made)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if len(left) > 0 && len(out.Failed) == 0 {
-			return nil, &artifact.Error{
+			return nil, nil, &artifact.Error{
 				Kind: artifact.KindFault, Op: "locking", Place: left[0], Message: "what its steps fetched is not all known",
 				Remedy: "lock with the embedded engine: others give steps a network nobody watches",
 			}
 		}
 	}
 	if len(out.Failed) > 0 {
-		return out, nil
+		return out, nil, nil
 	}
+	var files []catalogFile
 	for _, name := range names {
-		one, err := l.writeImageLock(name, made[name])
+		one, file, err := l.imageLock(name, made[name])
 		if err != nil {
-			return out, err
+			return out, nil, err
+		}
+		if one.Written {
+			files = append(files, file)
 		}
 		out.Images = append(out.Images, *one)
 	}
-	return out, nil
+	return out, files, nil
 }
 
 // wholeImages are the chosen images. Some variants alone are refused: a lock is
@@ -245,30 +258,26 @@ func (l *Line) lockName(image string) string {
 	return "locks/" + image + ".json"
 }
 
-// writeImageLock writes a lock into the catalog, if it is not the one there.
-func (l *Line) writeImageLock(name string, lock *lockfile.Lock) (*ImageLock, error) {
+// imageLock is a lock beside the one the catalog has, and the file to be
+// written if it is not the same.
+func (l *Line) imageLock(name string, lock *lockfile.Lock) (*ImageLock, catalogFile, error) {
 	file, shown := l.lockFile(name)
 	if lock == nil {
-		return nil, fmt.Errorf("no lock was made for %s", name)
+		return nil, catalogFile{}, fmt.Errorf("no lock was made for %s", name)
 	}
 	raw, err := lock.Marshal()
 	if err != nil {
-		return nil, err
+		return nil, catalogFile{}, err
 	}
 	if _, err := lockfile.Parse(raw, shown); err != nil {
-		return nil, fmt.Errorf("what was fetched makes no lock: %w", err)
+		return nil, catalogFile{}, fmt.Errorf("what was fetched makes no lock: %w", err)
 	}
 	old, err := l.readLock(name)
 	if err != nil {
-		return nil, err
+		return nil, catalogFile{}, err
 	}
 	out := &ImageLock{Image: name, Lock: l.lockName(name), Files: len(lock.Materials), Old: old, New: lock, Changed: Changes(old, lock)}
-	if have, err := os.ReadFile(file); err == nil && bytes.Equal(have, raw) {
-		return out, nil
-	}
-	if err := results.WriteFile(file, raw); err != nil {
-		return nil, &artifact.Error{Kind: artifact.KindUsage, Op: "writing lock", Place: shown, Err: err, Remedy: "give a catalog that can be written"}
-	}
-	out.Written = true
-	return out, nil
+	have, err := os.ReadFile(file)
+	out.Written = err != nil || !bytes.Equal(have, raw)
+	return out, catalogFile{path: file, shown: shown, text: raw}, nil
 }

@@ -1,0 +1,420 @@
+package mirror
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"html"
+	"io"
+	"net/http"
+	"net/url"
+	"path"
+	"regexp"
+	"sort"
+	"strings"
+	"time"
+
+	xhtml "golang.org/x/net/html"
+
+	"drydock/modules/artifact"
+	"drydock/modules/mirror/internal/clientconf"
+	"drydock/modules/mirror/internal/fetch"
+)
+
+// PyPI: the simple index of PEP 503 (HTML) and PEP 691 (JSON), and the files it
+// names. Its setting is the address of the simple index, as pip's index-url.
+// Below the gateway's /pypi/ it is simple/<project>/ and files/<project>/<file>.
+
+// The two forms of an index page.
+const (
+	pypiJSON = "application/vnd.pypi.simple.v1+json"
+	pypiHTML = "text/html"
+)
+
+func pypiEcosystem() ecosystem {
+	return ecosystem{
+		name: PyPI, setting: func(c *Config) *Setting { return &c.PyPI }, client: "index-url in pip.conf (pip config set global.index-url …)",
+		auto:    (*Set).autoPyPI,
+		mutable: func(rel string) bool { return !strings.HasPrefix(rel, "files/") },
+		purl:    pypiPURL, serve: (*Gateway).servePyPI, pinned: (*Set).pypiPinned,
+		asked: func(rel string, _ http.Header) string { return pypiPath(rel) },
+	}
+}
+
+func (s *Set) autoPyPI(context.Context) ([]upstream, error) {
+	index, source := clientconf.PipIndex(s.env, s.home)
+	if index == "" {
+		return nil, nil
+	}
+	up, err := s.newUpstream(PyPI, index, source)
+	if err != nil {
+		return nil, err
+	}
+	return []upstream{up}, nil
+}
+
+var pypiRuns = regexp.MustCompile(`[-_.]+`)
+
+// pypiName is a project's name as PEP 503 normalizes it.
+func pypiName(name string) string { return strings.ToLower(pypiRuns.ReplaceAllString(name, "-")) }
+
+// pypiPath is a path with the project's name normalized; "" when it is none of
+// the index.
+func pypiPath(rel string) string {
+	parts := strings.Split(rel, "/")
+	switch {
+	case parts[0] == "simple" && len(parts) == 2:
+		return "simple/" + pypiName(parts[1])
+	case parts[0] == "files" && len(parts) == 3:
+		return "files/" + pypiName(parts[1]) + "/" + parts[2]
+	}
+	return rel
+}
+
+func (g *Gateway) servePyPI(w http.ResponseWriter, r *http.Request, rel string) {
+	ups, err := g.set.upstreams(r.Context(), PyPI)
+	if err != nil {
+		g.fail(w, r, err)
+		return
+	}
+	rel = pypiPath(rel)
+	g.firstOf(w, r, ups, func(up upstream) error {
+		wanted, err := g.set.pypiWant(r.Context(), up, rel, true)
+		if err != nil {
+			return err
+		}
+		return g.serveWant(w, r, wanted.as(rel))
+	})
+}
+
+// pypiWant is how an index page or a file is fetched. Where a file is and what
+// it must be is asked of its index page; ask is whether a mirror may be asked
+// for that, too.
+func (s *Set) pypiWant(ctx context.Context, up upstream, rel string, ask bool) (want, error) {
+	kind, rest, _ := strings.Cut(rel, "/")
+	project, file, isFile := strings.Cut(rest, "/")
+	switch {
+	case kind == "simple" && !isFile && project != "":
+		return s.pypiAt(s.pypiIndex(up, project)), nil
+	case kind != "files" || !isFile || strings.Contains(file, "/"):
+		return want{}, notFoundError(gatewayURL + "/pypi/" + rel)
+	}
+	page, err := s.pypiPage(ctx, up, project, ask)
+	if err != nil {
+		return want{}, err
+	}
+	u, sum, size, err := page.find(file)
+	if err != nil {
+		return want{}, err
+	}
+	return want{up: up, rel: rel, url: u, sha256: sum, size: size, fresh: immutableFor, purl: purl(PyPI, rel)}, nil
+}
+
+// pypiPinned is where a locked page or file may be had.
+func (s *Set) pypiPinned(ctx context.Context, up upstream, rel string, _ http.Header) []want {
+	rel = pypiPath(rel)
+	if project, ok := strings.CutPrefix(rel, "simple/"); ok {
+		return []want{s.pypiIndex(up, project)}
+	}
+	w, err := s.pypiWant(ctx, up, rel, true)
+	if err != nil {
+		w = want{up: up, rel: rel} // the content store may have it by its digest
+	}
+	return []want{w}
+}
+
+// pypiIndex is how a project's page is fetched.
+func (s *Set) pypiIndex(up upstream, project string) want {
+	u := up.at(project + "/")
+	return want{
+		up: up, rel: "simple/" + project, url: u, fresh: mutableFor, stale: true, limit: documentLimit,
+		header: http.Header{"Accept": {pypiJSON + ", " + pypiHTML + ";q=0.5"}, "Accept-Encoding": {"gzip"}},
+		rewrite: func(doc []byte, h http.Header) ([]byte, string, error) {
+			page, err := parsePyPI(doc, u)
+			if err != nil {
+				return nil, "", err
+			}
+			return page.render(project, h)
+		},
+	}
+}
+
+// pypiPage is a project's page: the copy kept if there is one, for what a step
+// was told of is there.
+func (s *Set) pypiPage(ctx context.Context, up upstream, project string, ask bool) (*pypiPage, error) {
+	w := s.pypiAt(s.pypiIndex(up, project))
+	w.fresh = immutableFor
+	if !ask {
+		if _, _, ok := s.store.Entry(w.key()); !ok {
+			return nil, notFoundError(fetch.Redact(w.target()))
+		}
+	}
+	doc, blob, err := s.read(ctx, w)
+	if err != nil {
+		return nil, err
+	}
+	page, err := parsePyPI(doc, w.target())
+	if err != nil {
+		return nil, &artifact.Error{Kind: artifact.KindFault, Op: "reading", Place: blob.Material.URL, Message: "not a page of a simple index", Err: err}
+	}
+	return page, nil
+}
+
+// pypiPage is one project's page, whatever form it came in.
+type pypiPage struct {
+	Meta  map[string]any `json:"meta"`
+	Name  string         `json:"name"`
+	Files []pypiFile     `json:"files"`
+}
+
+// pypiFile is one file, as PEP 691 has it. Metadata is true, or its hashes.
+type pypiFile struct {
+	Filename       string            `json:"filename"`
+	URL            string            `json:"url"`
+	Hashes         map[string]string `json:"hashes"`
+	RequiresPython string            `json:"requires-python,omitempty"`
+	Yanked         any               `json:"yanked,omitempty"` // true, or the reason
+	Metadata       any               `json:"core-metadata,omitempty"`
+	OldMetadata    any               `json:"dist-info-metadata,omitempty"` // its former name
+	Size           int64             `json:"size,omitempty"`
+	Uploaded       *time.Time        `json:"upload-time,omitempty"`
+
+	at *url.URL // where the mirror has it
+}
+
+// parsePyPI reads a page in either form; base is its address.
+func parsePyPI(doc []byte, base *url.URL) (*pypiPage, error) {
+	page := &pypiPage{}
+	var err error
+	if b := bytes.TrimLeft(doc, " \t\r\n"); len(b) > 0 && b[0] == '{' {
+		err = json.Unmarshal(doc, page)
+	} else {
+		err = page.readHTML(doc)
+	}
+	if err != nil {
+		return nil, err
+	}
+	kept := page.Files[:0]
+	for _, f := range page.Files {
+		ref, err := url.Parse(f.URL)
+		if err != nil || f.Filename == "" || f.Filename != path.Base(f.Filename) {
+			continue // pip, too, leaves out what it cannot read
+		}
+		f.at = base.ResolveReference(ref)
+		if f.at.Scheme != "https" && f.at.Scheme != base.Scheme {
+			continue
+		}
+		if name, sum, ok := strings.Cut(f.at.Fragment, "="); ok && f.Hashes[name] == "" {
+			if f.Hashes == nil {
+				f.Hashes = map[string]string{}
+			}
+			f.Hashes[name] = sum
+		}
+		f.at.Fragment, f.at.User = "", nil
+		if f.Metadata == nil {
+			f.Metadata = f.OldMetadata
+		}
+		kept = append(kept, f)
+	}
+	page.Files = kept
+	return page, nil
+}
+
+// readHTML reads the anchors of a PEP 503 page.
+func (p *pypiPage) readHTML(doc []byte) error {
+	z := xhtml.NewTokenizer(bytes.NewReader(doc))
+	var open *pypiFile
+	for {
+		switch z.Next() {
+		case xhtml.ErrorToken:
+			if err := z.Err(); !errors.Is(err, io.EOF) {
+				return err
+			}
+			return nil
+		case xhtml.StartTagToken:
+			if t := z.Token(); t.Data == "a" {
+				open = anchor(t)
+			}
+		case xhtml.TextToken:
+			if open != nil {
+				open.Filename += strings.TrimSpace(z.Token().Data)
+			}
+		case xhtml.EndTagToken:
+			if z.Token().Data == "a" && open != nil {
+				p.Files = append(p.Files, *open)
+				open = nil
+			}
+		}
+	}
+}
+
+func anchor(t xhtml.Token) *pypiFile {
+	f := &pypiFile{Hashes: map[string]string{}}
+	for _, a := range t.Attr {
+		switch a.Key {
+		case "href":
+			f.URL = a.Val
+		case "data-requires-python":
+			f.RequiresPython = a.Val
+		case "data-yanked":
+			f.Yanked = true
+			if a.Val != "" {
+				f.Yanked = a.Val
+			}
+		case "data-core-metadata", "data-dist-info-metadata":
+			f.Metadata = true
+			if name, sum, ok := strings.Cut(a.Val, "="); ok {
+				f.Metadata = map[string]any{name: sum}
+			}
+		}
+	}
+	return f
+}
+
+// find is where a file of the page, or its metadata (PEP 658), is and what it
+// must be.
+func (p *pypiPage) find(file string) (*url.URL, artifact.Digest, int64, error) {
+	for _, f := range p.Files {
+		sum, u, size := f.Hashes["sha256"], f.at, f.Size
+		if file != f.Filename {
+			of, isMetadata := strings.CutSuffix(file, ".metadata")
+			if !isMetadata || of != f.Filename || f.Metadata == nil {
+				continue
+			}
+			hashes, _ := f.Metadata.(map[string]any)
+			sum, _ = hashes["sha256"].(string)
+			beside := *f.at
+			beside.Path, beside.RawPath = beside.Path+".metadata", ""
+			u, size = &beside, 0
+		}
+		d, err := artifact.ParseDigest("sha256:" + strings.ToLower(sum))
+		if err != nil {
+			return nil, "", 0, &artifact.Error{
+				Kind: artifact.KindFault, Op: "fetching", Place: fetch.Redact(u),
+				Message: "the index states no sha256 of it", Remedy: "use an index that states one for every file (PEP 503)",
+			}
+		}
+		return u, d, size, nil
+	}
+	return nil, "", 0, notFoundError(gatewayURL + "/pypi/files/…/" + file)
+}
+
+// render is the page in the form a client reads, with every file's address made
+// ours.
+func (p *pypiPage) render(project string, h http.Header) ([]byte, string, error) {
+	out := pypiPage{Meta: map[string]any{"api-version": "1.0"}, Name: project, Files: []pypiFile{}}
+	for _, f := range p.Files {
+		f.URL = gatewayURL + "/pypi/files/" + project + "/" + url.PathEscape(f.Filename)
+		hashes, _ := f.Metadata.(map[string]any)
+		if sum, _ := hashes["sha256"].(string); sum == "" {
+			f.Metadata = nil // it could not be verified: clients then read the file itself
+		}
+		f.OldMetadata, f.Uploaded = f.Metadata, nil
+		if f.Hashes == nil {
+			f.Hashes = map[string]string{}
+		}
+		out.Files = append(out.Files, f)
+	}
+	if strings.Contains(h.Get("Accept"), pypiJSON) {
+		b, err := json.Marshal(out)
+		return b, pypiJSON, err
+	}
+	return out.html(), pypiHTML, nil
+}
+
+// html is the page as PEP 503 has it.
+func (p *pypiPage) html() []byte {
+	var b bytes.Buffer
+	b.WriteString("<!DOCTYPE html>\n<html><head><meta name=\"pypi:repository-version\" content=\"1.0\"></head><body>\n")
+	for _, f := range p.Files {
+		names := make([]string, 0, len(f.Hashes))
+		for name := range f.Hashes {
+			names = append(names, name)
+		}
+		sort.Strings(names)
+		href := f.URL
+		if sum := f.Hashes["sha256"]; sum != "" {
+			href += "#sha256=" + sum
+		} else if len(names) > 0 {
+			href += "#" + names[0] + "=" + f.Hashes[names[0]]
+		}
+		fmt.Fprintf(&b, "<a href=\"%s\"", html.EscapeString(href))
+		if f.RequiresPython != "" {
+			fmt.Fprintf(&b, " data-requires-python=\"%s\"", html.EscapeString(f.RequiresPython))
+		}
+		if f.Yanked != nil && f.Yanked != false {
+			reason, _ := f.Yanked.(string)
+			fmt.Fprintf(&b, " data-yanked=\"%s\"", html.EscapeString(reason))
+		}
+		if hashes, ok := f.Metadata.(map[string]any); ok {
+			fmt.Fprintf(&b, " data-core-metadata=\"sha256=%s\"", html.EscapeString(fmt.Sprint(hashes["sha256"])))
+		}
+		fmt.Fprintf(&b, ">%s</a><br>\n", html.EscapeString(f.Filename))
+	}
+	b.WriteString("</body></html>\n")
+	return b.Bytes()
+}
+
+// pypiAt makes a page that of the time Config.At, by the times the index states
+// (PEP 700).
+func (s *Set) pypiAt(w want) want {
+	if s.cfg.At.IsZero() {
+		return w
+	}
+	plain := w
+	return s.derived(w, func(ctx context.Context) ([]byte, error) {
+		doc, blob, err := s.read(ctx, plain)
+		if err != nil {
+			return nil, err
+		}
+		page, err := parsePyPI(doc, plain.target())
+		if err != nil {
+			return nil, err
+		}
+		kept := page.Files[:0]
+		for _, f := range page.Files {
+			if f.Uploaded == nil {
+				return nil, &artifact.Error{
+					Kind: artifact.KindFault, Op: "taking it as of " + s.cfg.At.Format(time.RFC3339), Place: blob.Material.URL,
+					Message: "the index does not state when files were published", Remedy: "use an index that does (PEP 700), or leave --to out",
+				}
+			}
+			if !f.Uploaded.After(s.cfg.At) {
+				f.URL = f.at.String()
+				kept = append(kept, f)
+			}
+		}
+		page.Files = kept
+		return json.Marshal(page)
+	})
+}
+
+// pypiPURL reads files/<project>/<file>, where a file's name is as of a wheel
+// (PEP 427) or an sdist (PEP 625).
+func pypiPURL(rel string) string {
+	rest, ok := strings.CutPrefix(rel, "files/")
+	project, file, ok2 := strings.Cut(rest, "/")
+	if !ok || !ok2 || strings.HasSuffix(file, ".metadata") {
+		return ""
+	}
+	version := ""
+	if wheel, isWheel := strings.CutSuffix(file, ".whl"); isWheel {
+		if parts := strings.Split(wheel, "-"); len(parts) >= 5 {
+			version = parts[1]
+		}
+	} else {
+		stem := file
+		for _, ext := range []string{".tar.gz", ".zip", ".tar.bz2", ".tgz"} {
+			stem = strings.TrimSuffix(stem, ext)
+		}
+		if i := strings.LastIndexByte(stem, '-'); i > 0 && stem != file {
+			version = stem[i+1:]
+		}
+	}
+	if version == "" {
+		return ""
+	}
+	return "pkg:pypi/" + escape(pypiName(project)) + "@" + escape(version)
+}

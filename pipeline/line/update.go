@@ -1,0 +1,301 @@
+package line
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"drydock/modules/artifact"
+	"drydock/modules/base"
+	"drydock/modules/mirror/debian"
+	"drydock/pipeline/plan"
+	"drydock/pipeline/report"
+)
+
+// catalogFile is a file of the catalog that is to be written.
+type catalogFile struct {
+	path, shown string
+	text        []byte
+}
+
+// writeFiles writes all of the files, or none.
+func writeFiles(files []catalogFile) (err error) {
+	fail := func(f catalogFile, err error) error {
+		return &artifact.Error{Kind: artifact.KindUsage, Op: "writing lock", Place: f.shown, Err: err, Remedy: "give a catalog that can be written"}
+	}
+	var staged []string
+	defer func() {
+		for _, s := range staged {
+			_ = os.Remove(s) // what was renamed is there no more
+		}
+	}()
+	for _, f := range files {
+		name, err := stage(f)
+		if name != "" {
+			staged = append(staged, name)
+		}
+		if err != nil {
+			return fail(f, err)
+		}
+	}
+	for i, f := range files {
+		before, readErr := os.ReadFile(f.path)
+		if err := os.Rename(staged[i], f.path); err != nil {
+			return fail(f, err)
+		}
+		defer func() {
+			switch {
+			case err == nil:
+			case readErr == nil:
+				err = errors.Join(err, os.WriteFile(f.path, before, 0o644)) //nolint:gosec // as it was
+			default:
+				err = errors.Join(err, os.Remove(f.path))
+			}
+		}()
+	}
+	return nil
+}
+
+// stage writes a file beside its place.
+func stage(f catalogFile) (string, error) {
+	dir := filepath.Dir(f.path)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	if st, err := os.Lstat(f.path); err == nil && !st.Mode().IsRegular() {
+		return "", errors.New("it is no regular file")
+	}
+	t, err := os.CreateTemp(dir, ".new-")
+	if err != nil {
+		return "", err
+	}
+	_, err = t.Write(f.text)
+	return t.Name(), errors.Join(err, t.Chmod(0o644), t.Close())
+}
+
+// UpdatedBase is one base's lock moved forward.
+type UpdatedBase struct {
+	BaseUpdate
+	Packages []Change `json:"packages"`
+	CVEs     CVEs     `json:"cves"`
+}
+
+// UpdatedImage is one image's lock moved forward.
+type UpdatedImage struct {
+	ImageLock
+	Bases []string `json:"bases"` // of those it stands on, the ones that moved
+	CVEs  CVEs     `json:"cves"`  // of the packages its own steps fetch
+}
+
+// Updated is the outcome of UpdateLocks.
+type Updated struct {
+	Bases   []UpdatedBase  `json:"bases"`
+	Images  []UpdatedImage `json:"images"`
+	Touched []string       `json:"touched"` // images whose lock is another now
+	Failed  []report.Image `json:"-"`       // images that could not be built: nothing was written
+}
+
+// Changed says whether any lock is another now.
+func (u *Updated) Changed() bool {
+	return len(u.Touched) > 0 || slices.ContainsFunc(u.Bases, func(b UpdatedBase) bool { return b.Written })
+}
+
+// UpdateLocks moves the locks of the plan's images, and of the bases they stand
+// on, to the mirrors' newest, builds all of it and writes the locks, all of them
+// or, where anything fails or dry is set, none.
+func (l *Line) UpdateLocks(ctx context.Context, p *plan.Plan, dry bool) (*Updated, error) {
+	if _, err := l.wholeImages(p); err != nil {
+		return nil, err
+	}
+	bases, files, err := l.moveBases(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	locked, more, err := l.makeLocks(ctx, p, true)
+	if err != nil {
+		return nil, err
+	}
+	out := &Updated{Bases: bases, Images: []UpdatedImage{}, Touched: []string{}, Failed: locked.Failed}
+	if len(out.Failed) > 0 {
+		return out, nil
+	}
+	for _, one := range locked.Images {
+		out.Images = append(out.Images, UpdatedImage{ImageLock: one, Bases: movedUnder(one, bases)})
+		if one.Written {
+			out.Touched = append(out.Touched, one.Image)
+		}
+	}
+	if err := l.judgeUpdate(ctx, out); err != nil {
+		return nil, err
+	}
+	if dry {
+		return out, nil
+	}
+	return out, writeFiles(append(files, more...))
+}
+
+// moveBases resolves the plan's bases anew and builds them; from then on the
+// line builds on those.
+func (l *Line) moveBases(ctx context.Context, p *plan.Plan) ([]UpdatedBase, []catalogFile, error) {
+	out := []UpdatedBase{}
+	var files []catalogFile
+	if _, err := l.mirrors.get(); err != nil {
+		return nil, nil, err
+	}
+	for _, n := range p.Nodes {
+		b, ok := l.cfg.Catalog.Base(n.Base)
+		if n.Kind != plan.KindBase || !ok {
+			continue
+		}
+		old, err := l.lockOf(*b)
+		if err != nil {
+			return nil, nil, err
+		}
+		res, err := l.builder().Update(ctx, baseSpec(*b), old)
+		if err != nil {
+			return nil, nil, err
+		}
+		raw, err := res.Lock.Marshal()
+		if err != nil {
+			return nil, nil, err
+		}
+		u := UpdatedBase{BaseUpdate: BaseUpdate{Name: b.Name, Digest: res.Digest, Changed: append([]string{}, res.Changed...), Lock: b.LockPath}}
+		if u.Written, err = differs(old, raw); err != nil {
+			return nil, nil, err
+		}
+		u.Packages = basePackages(old, res.Lock)
+		if u.Written {
+			path := filepath.Join(l.cfg.CatalogDir, filepath.FromSlash(b.LockPath))
+			files = append(files, catalogFile{path: path, shown: filepath.Join(l.cfg.Catalog.Name, b.LockPath), text: raw})
+			l.moveTo(b.Name, res.Lock)
+		}
+		out = append(out, u)
+	}
+	return out, files, nil
+}
+
+func (l *Line) moveTo(name string, lock *base.Lock) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.moved == nil {
+		l.moved = map[string]*base.Lock{}
+	}
+	l.moved[name] = lock
+}
+
+func differs(old *base.Lock, raw []byte) (bool, error) {
+	if old == nil {
+		return true, nil
+	}
+	before, err := old.Marshal()
+	return !bytes.Equal(before, raw), err
+}
+
+// basePackages lists the packages that differ between two locks of a base; old
+// may be nil.
+func basePackages(old, now *base.Lock) []Change {
+	versions := func(l *base.Lock) map[[2]string][]string {
+		out := map[[2]string][]string{}
+		add := func(kind, name, version string) {
+			key := [2]string{kind, name}
+			if !slices.Contains(out[key], version) {
+				out[key] = append(out[key], version)
+			}
+		}
+		if l == nil {
+			return out
+		}
+		for _, t := range l.Platforms {
+			for _, p := range t.Packages {
+				add("deb", p.Name, p.Version)
+			}
+			if t.Toolchain != nil {
+				add("golang", "stdlib", toolchainVersion(t.Toolchain.Version))
+			}
+		}
+		for _, v := range out {
+			slices.SortFunc(v, debian.Compare)
+		}
+		return out
+	}
+	return changesOf(versions(old), versions(now))
+}
+
+// toolchainVersion is 1.26.3 of v0.0.1-go1.26.3.linux-amd64: a toolchain's
+// library is a package to scanners.
+func toolchainVersion(module string) string {
+	_, v, ok := strings.Cut(module, "-go")
+	if !ok {
+		return module
+	}
+	parts := strings.SplitN(v, ".", 4)
+	return strings.Join(parts[:min(3, len(parts))], ".")
+}
+
+// movedUnder are the bases of an image that moved.
+func movedUnder(img ImageLock, bases []UpdatedBase) []string {
+	out := []string{}
+	for _, on := range img.New.Bases {
+		if slices.ContainsFunc(bases, func(b UpdatedBase) bool { return b.Name == on.Name && b.Written }) {
+			out = append(out, on.Name)
+		}
+	}
+	return out
+}
+
+// judgeUpdate asks the vulnerability database about everything that changed,
+// once.
+func (l *Line) judgeUpdate(ctx context.Context, u *Updated) error {
+	var all []Change
+	for _, b := range u.Bases {
+		all = append(all, b.Packages...)
+	}
+	for _, i := range u.Images {
+		all = append(all, i.Changed...)
+	}
+	k, err := l.lookUp(ctx, all)
+	if err != nil {
+		return err
+	}
+	for i := range u.Bases {
+		u.Bases[i].CVEs = k.judge(u.Bases[i].Packages)
+	}
+	for i := range u.Images {
+		u.Images[i].CVEs = k.judge(u.Images[i].Changed)
+	}
+	return nil
+}
+
+// ParseTo reads the date of an update: a day, of which the whole counts, or a
+// time as RFC 3339 has it. It must not be in the future.
+func ParseTo(text string, now time.Time) (time.Time, error) {
+	fail := func(message string) error {
+		return &artifact.Error{
+			Kind: artifact.KindUsage, Op: "reading command line", Place: "--to " + text, Message: message,
+			Remedy: "write a day as 2006-01-02, or a time as 2006-01-02T15:04:05Z",
+		}
+	}
+	if text == "" {
+		return time.Time{}, nil
+	}
+	at, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		if at, err = time.Parse(time.DateOnly, text); err != nil {
+			return time.Time{}, fail("not a date")
+		}
+		at = at.Add(24*time.Hour - time.Second)
+		if at.After(now) && !at.Add(-24*time.Hour).After(now) {
+			at = now.UTC().Truncate(time.Second)
+		}
+	}
+	if at.After(now) {
+		return time.Time{}, fail(fmt.Sprintf("it is in the future (now is %s)", now.UTC().Format(time.RFC3339)))
+	}
+	return at.UTC(), nil
+}
