@@ -125,7 +125,7 @@ func TestLoadFillsIn(t *testing.T) {
 	equal(t, "base", []string{b.LockPath, b.State, b.File}, []string{"bases/locks/other.json", "active", "bases/minimal.yaml"})
 	equal(t, "mirrors", c.Mirrors, Mirrors{
 		Version: 1, Debian: Setting{Auto: true}, Go: Setting{URLs: []string{"https://go.test/"}},
-		Npm: Setting{URLs: []string{"https://a.test", "https://b.test/x"}}, OCI: Setting{Auto: true},
+		Npm: Setting{URLs: []string{"https://a.test", "https://b.test/x"}}, OCI: Setting{Auto: true}, PyPI: Setting{Auto: true},
 		VulnDB: "auto", Place: "cat/mirrors.yaml",
 	})
 }

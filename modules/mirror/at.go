@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"strings"
 	"sync"
@@ -201,13 +202,7 @@ func (s *Set) goLatest(ctx context.Context, up upstream, emod string) ([]byte, e
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return nil, err
 	}
-	best := ""
-	for _, v := range versions {
-		release, had := semver.Prerelease(v) == "", best != "" && semver.Prerelease(best) == ""
-		if best == "" || release && !had || release == had && semver.Compare(v, best) > 0 {
-			best = v
-		}
-	}
+	best := newestVersion(versions)
 	if best == "" { // a module without versions: its newest commit, if that is old enough
 		b, _, err := s.read(ctx, want{up: up, rel: emod + "/@latest", fresh: mutableFor})
 		if err != nil {
@@ -287,28 +282,15 @@ func npmCut(doc []byte, at time.Time) (npmDoc, error) {
 			return nil, fmt.Errorf("reading %s: %w", key, err)
 		}
 	}
-	newest := ""
-	for v := range versions {
+	maps.DeleteFunc(versions, func(v string, _ json.RawMessage) bool {
 		t, ok := times[v]
-		if !ok || t.After(at) {
-			delete(versions, v)
+		gone := !ok || t.After(at)
+		if gone {
 			delete(times, v)
-			continue
 		}
-		a, b := "v"+v, "v"+newest
-		release, had := semver.Prerelease(a) == "", newest != "" && semver.Prerelease(b) == ""
-		if newest == "" || release && !had || release == had && semver.Compare(a, b) > 0 {
-			newest = v
-		}
-	}
-	for tag, v := range tags {
-		if _, there := versions[v]; !there {
-			delete(tags, tag)
-			if tag == "latest" && newest != "" {
-				tags[tag] = newest
-			}
-		}
-	}
+		return gone
+	})
+	retag(tags, versions)
 	for key, from := range map[string]any{"time": times, "dist-tags": tags, "versions": versions} {
 		raw, err := json.Marshal(from)
 		if err != nil {
@@ -318,6 +300,37 @@ func npmCut(doc []byte, at time.Time) (npmDoc, error) {
 	}
 	delete(top, "readme")
 	return top, nil
+}
+
+// retag takes away the tags of versions that are not there; latest becomes the
+// newest that is.
+func retag(tags map[string]string, versions map[string]json.RawMessage) {
+	var all []string
+	for v := range versions {
+		all = append(all, "v"+v)
+	}
+	newest := strings.TrimPrefix(newestVersion(all), "v")
+	for tag, v := range tags {
+		if _, there := versions[v]; there {
+			continue
+		}
+		delete(tags, tag)
+		if tag == "latest" && newest != "" {
+			tags[tag] = newest
+		}
+	}
+}
+
+// newestVersion is the newest release, else the newest of all; "" of none.
+func newestVersion(versions []string) string {
+	best := ""
+	for _, v := range versions {
+		release, had := semver.Prerelease(v) == "", best != "" && semver.Prerelease(best) == ""
+		if best == "" || release && !had || release == had && semver.Compare(v, best) > 0 {
+			best = v
+		}
+	}
+	return best
 }
 
 // made is the body of a derived answer.

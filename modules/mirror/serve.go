@@ -98,6 +98,32 @@ func (g *Gateway) route(ctx context.Context, u *url.URL) (route, bool) {
 	if u.Scheme != "http" && u.Scheme != "https" {
 		return route{}, false
 	}
+	if to, ok := g.archiveRoute(ctx, u); ok {
+		return to, true
+	}
+	for _, eco := range ecosystems() {
+		if rel, ok := g.ecosystemRoute(ctx, eco, u); ok {
+			return route{eco.name, rel}, true
+		}
+	}
+	return route{}, false
+}
+
+// ecosystemRoute recognises an ecosystem's own addresses.
+func (g *Gateway) ecosystemRoute(ctx context.Context, eco ecosystem, u *url.URL) (rel string, ok bool) {
+	if eco.setting != nil && eco.name != Debian {
+		if rel, ok = g.ownAddress(ctx, eco.name, u); ok {
+			return rel, true
+		}
+	}
+	if eco.route == nil {
+		return "", false
+	}
+	return eco.route(g.set, strings.ToLower(u.Host)+u.EscapedPath())
+}
+
+// archiveRoute recognises a Debian archive's own address.
+func (g *Gateway) archiveRoute(ctx context.Context, u *url.URL) (route, bool) {
 	for _, a := range g.set.archives {
 		own := a.base
 		if a.own != nil {
@@ -111,22 +137,6 @@ func (g *Gateway) route(ctx context.Context, u *url.URL) (route, bool) {
 			continue // in apt's configuration, but not Debian's: no mirror of ours
 		}
 		return route{Debian, a.name + "/" + rel}, true
-	}
-	for _, eco := range ecosystems() {
-		if eco.setting == nil || eco.name == Debian {
-			continue
-		}
-		if rel, ok := g.ownAddress(ctx, eco.name, u); ok {
-			return route{eco.name, rel}, true
-		}
-	}
-	for _, eco := range ecosystems() {
-		if eco.route == nil {
-			continue
-		}
-		if rel, ok := eco.route(g.set, strings.ToLower(u.Host)+u.EscapedPath()); ok {
-			return route{eco.name, rel}, true
-		}
 	}
 	return route{}, false
 }

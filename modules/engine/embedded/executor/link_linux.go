@@ -37,12 +37,13 @@ func gatewayEnv(n Network) []string {
 		direct += "," + strings.Join(h.Names, ",")
 	}
 	base := "http://" + initproc.GatewayHost
-	env := make([]string, 0, 8)
+	env := make([]string, 0, 12)
 	for _, k := range []string{"http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"} {
 		env = append(env, k+"="+base+":80")
 	}
 	return append(env, "no_proxy="+direct, "NO_PROXY="+direct,
-		"GOPROXY="+base+"/go", "npm_config_registry="+base+"/npm/")
+		"GOPROXY="+base+"/go", "npm_config_registry="+base+"/npm/",
+		"PIP_INDEX_URL="+base+"/pypi/simple/", "PIP_TRUSTED_HOST="+initproc.GatewayHost, "PIP_DISABLE_PIP_VERSION_CHECK=1")
 }
 
 // hello is the first line of every connection to the gateway.
