@@ -21,7 +21,8 @@ builds everything anew on them, and writes the locks into the catalog for review
 all of them, or none when anything fails. Shows each package from its old version
 to its new one, the images that are touched, and the vulnerabilities fixed, as
 far as the vulnerability database can tell; where it cannot, that is said. What a
-project itself pins (go.sum, package-lock.json) does not move.
+project itself pins (go.sum, package-lock.json) does not move, and neither do
+the bases of a catalog that is named by commit or digest.
 
 --to takes the mirrors as they were on a day: Debian from the snapshots that
 snapshot: in mirrors.yaml names, Go and npm by the times their proxies state.`,
@@ -78,7 +79,7 @@ func (s *session) update(c *cli.Context, dry bool) (*line.Updated, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.line.UpdateLocks(c.Context, pl, dry)
+	return s.line.UpdateLocks(c.Context, pl, line.UpdateOptions{Dry: dry, Pinned: s.catalogRef.Pinned()})
 }
 
 // updateResult is what mirror update --json prints.

@@ -106,14 +106,26 @@ func (u *Updated) Changed() bool {
 	return len(u.Touched) > 0 || slices.ContainsFunc(u.Bases, func(b UpdatedBase) bool { return b.Written })
 }
 
+// UpdateOptions are what UpdateLocks may be asked to leave.
+type UpdateOptions struct {
+	Dry    bool // nothing is written
+	Pinned bool // the catalog is one by commit or digest: its bases and images stay
+}
+
 // UpdateLocks moves the locks of the plan's images, and of the bases they stand
 // on, to the mirrors' newest, builds all of it and writes the locks, all of them
-// or, where anything fails or dry is set, none.
-func (l *Line) UpdateLocks(ctx context.Context, p *plan.Plan, dry bool) (*Updated, error) {
-	if _, err := l.wholeImages(p); err != nil {
+// or, where anything fails or nothing is to be written, none.
+func (l *Line) UpdateLocks(ctx context.Context, p *plan.Plan, o UpdateOptions) (*Updated, error) {
+	names, err := l.wholeImages(p)
+	if err != nil {
 		return nil, err
 	}
-	bases, files, err := l.moveBases(ctx, p)
+	bases, files := []UpdatedBase{}, []catalogFile(nil)
+	if o.Pinned {
+		err = l.onlyProject(names)
+	} else {
+		bases, files, err = l.moveBases(ctx, p)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -134,10 +146,23 @@ func (l *Line) UpdateLocks(ctx context.Context, p *plan.Plan, dry bool) (*Update
 	if err := l.judgeUpdate(ctx, out); err != nil {
 		return nil, err
 	}
-	if dry {
+	if o.Dry {
 		return out, nil
 	}
 	return out, writeFiles(append(files, more...))
+}
+
+// onlyProject refuses images of a catalog that cannot be written.
+func (l *Line) onlyProject(names []string) error {
+	for _, name := range names {
+		if img, ok := l.cfg.Catalog.Image(name); ok && !img.Project {
+			return &artifact.Error{
+				Kind: artifact.KindUsage, Op: "updating locks", Place: name, Message: "it is of a catalog that is named by commit or digest, which cannot be written",
+				Remedy: "choose images of the project with --image, or run in the catalog's own repository",
+			}
+		}
+	}
+	return nil
 }
 
 // moveBases resolves the plan's bases anew and builds them; from then on the
