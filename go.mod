@@ -14,6 +14,7 @@ require (
 	github.com/klauspost/compress v1.20.0
 	github.com/landlock-lsm/go-landlock v0.11.0
 	github.com/magefile/mage v1.17.2
+	github.com/mikelolasagasti/xz v1.0.1
 	github.com/moby/buildkit v0.33.0
 	github.com/moby/profiles/seccomp v0.2.3
 	github.com/olareg/olareg v0.2.1
@@ -264,7 +265,6 @@ require (
 	github.com/mgutz/ansi v0.0.0-20200706080929-d51e80ef957d // indirect
 	github.com/mholt/archives v0.1.5 // indirect
 	github.com/miekg/pkcs11 v1.1.2 // indirect
-	github.com/mikelolasagasti/xz v1.0.1 // indirect
 	github.com/minio/minlz v1.0.1 // indirect
 	github.com/mistifyio/go-zfs/v4 v4.0.0 // indirect
 	github.com/mitchellh/copystructure v1.2.0 // indirect

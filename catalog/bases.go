@@ -54,8 +54,8 @@ func (l *loader) checkBase(s source, b *Base) {
 }
 
 func (l *loader) checkDebian(s source, b *Base) {
-	if b.Variant != "minimal" && b.Variant != "full" {
-		l.fail(s.at("variant"), "%q is not a variant", b.Variant).Remedy = "write variant: minimal or variant: full"
+	if !slices.Contains([]string{"static", "minimal", "full"}, b.Variant) {
+		l.fail(s.at("variant"), "%q is not a variant", b.Variant).Remedy = "write variant: static, minimal or full"
 	}
 	for i, p := range b.Packages {
 		if slices.Contains(b.Packages[:i], p) || p == "" {
@@ -69,7 +69,7 @@ func (l *loader) checkDebian(s source, b *Base) {
 		l.fail(s.at("go"), "%q is not a version of Go", b.Go).Remedy = "write for example go: 1.26.8"
 	}
 	if b.Go != "" && b.Variant != "full" {
-		l.fail(s.at("go"), "a toolchain in a minimal base").Remedy = "write variant: full"
+		l.fail(s.at("go"), "a toolchain in a %s base", b.Variant).Remedy = "write variant: full"
 	}
 }
 

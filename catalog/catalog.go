@@ -32,7 +32,7 @@ type Base struct {
 	Version     int                 `yaml:"version"`
 	Name        string              `yaml:"name"`
 	Kind        string              `yaml:"kind"`              // debian or oci
-	Variant     string              `yaml:"variant,omitempty"` // debian: minimal or full
+	Variant     string              `yaml:"variant,omitempty"` // debian: static, minimal or full
 	Suite       string              `yaml:"suite,omitempty"`   // debian: default what the mirror setting says
 	Platforms   []artifact.Platform `yaml:"platforms"`
 	Packages    []string            `yaml:"packages,omitempty"`

@@ -1,9 +1,9 @@
 // Package base makes the images others build on.
 //
 // A base of kind debian is bootstrapped from the Debian mirror: its packages
-// are resolved and verified in Go, then either unpacked to a layer (variant
-// minimal: no maintainer script runs, so any platform can be made anywhere) or
-// configured with dpkg inside the engine (variant full). A base of kind oci is
+// are resolved and verified in Go, then either unpacked to a layer (variants
+// minimal and static: no maintainer script runs, so any platform can be made
+// anywhere) or configured with dpkg inside the engine (variant full). A base of kind oci is
 // an upstream image taken by digest through an OCI mirror. What a base is made
 // of stands in its Lock, and its digest follows from that.
 package base
@@ -24,20 +24,21 @@ import (
 const (
 	KindDebian     = "debian"
 	KindOCI        = "oci"
-	VariantMinimal = "minimal"
-	VariantFull    = "full"
+	VariantStatic  = "static"  // unpacked, without a C library
+	VariantMinimal = "minimal" // unpacked
+	VariantFull    = "full"    // configured by dpkg
 )
 
 // Spec is a base as the catalog asks for it.
 type Spec struct {
 	Name      string
 	Kind      string // KindDebian or KindOCI
-	Variant   string // of a debian base: VariantMinimal or VariantFull
+	Variant   string // of a debian base: VariantStatic, VariantMinimal or VariantFull
 	Suite     string // Debian suite; "" is the one the mirror settings lead to
 	Packages  []string
 	Go        string // toolchain: 1.25 (its newest patch release) or 1.25.3; "" is none
 	Image     string // of an oci base: path@sha256:…
-	User      string // "" is 65532:65532 for minimal, root for full, the image's own for oci
+	User      string // "" is 65532:65532 for those unpacked, root for full, the image's own for oci
 	Platforms []artifact.Platform
 	Env       map[string]string
 	Place     string // file:line, for errors
@@ -88,8 +89,8 @@ func (s Spec) check() error {
 	}
 	switch s.Kind {
 	case KindDebian:
-		if s.Variant != VariantMinimal && s.Variant != VariantFull {
-			return bad(fmt.Sprintf("unknown variant %q", s.Variant), "write minimal or full")
+		if !slices.Contains([]string{VariantStatic, VariantMinimal, VariantFull}, s.Variant) {
+			return bad(fmt.Sprintf("unknown variant %q", s.Variant), "write static, minimal or full")
 		}
 		if s.Image != "" {
 			return bad("a debian base takes no image", "remove it, or make the kind oci")

@@ -184,6 +184,7 @@ func (b *Builder) make(ctx context.Context, spec Spec, lock *Lock) (r *Result, e
 	if spec.Kind == KindOCI {
 		r.Digest, err = b.copyImage(ctx, w, done, r)
 	} else {
+		w.Annotations = Labels(done)
 		r.Digest, err = b.makeDebian(ctx, w, spec, done, r, tmp)
 	}
 	if err != nil {
@@ -363,7 +364,7 @@ func (b *Builder) writeSystem(ctx context.Context, out io.Writer, lock *Lock, t 
 	}
 	tree.Stop = func() error { return context.Cause(ctx) }
 	defer func() { err = errors.Join(err, tree.Close()) }()
-	if err := fillMinimal(tree, t.Platform, debs); err != nil {
+	if err := fillMinimal(tree, t.Platform, debs, lock.Epoch); err != nil {
 		return fmt.Errorf("building base %s for %s: %w", lock.Name, t.Platform, err)
 	}
 	return tree.WriteTar(out, lock.Epoch)
@@ -434,14 +435,24 @@ func configuration(spec Spec, lock *Lock, t *LockedTarget) v1.Image {
 		config.Env = append(config.Env, k+"="+env[k])
 	}
 	created := time.Unix(lock.Epoch, 0).UTC()
-	config.Labels = map[string]string{
-		"org.opencontainers.image.title":   lock.Name,
-		"org.opencontainers.image.created": created.Format(time.RFC3339),
-		"org.opencontainers.image.version": lock.Suite + "-" + created.Format("20060102"),
-	}
+	config.Labels = Labels(lock)
 	return v1.Image{
 		Created:  &created,
 		Platform: v1.Platform{OS: t.Platform.OS, Architecture: t.Platform.Architecture, Variant: t.Platform.Variant},
 		Config:   config,
+	}
+}
+
+// Labels are what a debian base says of itself, as labels and as annotations.
+// An upstream image says what it says: there are none for one.
+func Labels(lock *Lock) map[string]string {
+	if lock.Kind != KindDebian {
+		return nil
+	}
+	created := time.Unix(lock.Epoch, 0).UTC()
+	return map[string]string{
+		v1.AnnotationTitle:   lock.Name,
+		v1.AnnotationCreated: created.Format(time.RFC3339),
+		v1.AnnotationVersion: lock.Suite + "-" + created.Format("20060102"),
 	}
 }

@@ -41,7 +41,7 @@ nonroot:x:65532:
 // fillMinimal makes a root filesystem from packages without running anything
 // of theirs: what their maintainer scripts would do and images need is done
 // here.
-func fillMinimal(tree *rootfs.Tree, platform artifact.Platform, debs []debFile) error {
+func fillMinimal(tree *rootfs.Tree, platform artifact.Platform, debs []debFile, epoch int64) error {
 	if err := mergeUsr(tree, platform.Architecture); err != nil {
 		return err
 	}
@@ -49,13 +49,21 @@ func fillMinimal(tree *rootfs.Tree, platform artifact.Platform, debs []debFile) 
 	if err != nil {
 		return err
 	}
-	if err := dropPrograms(tree); err != nil {
+	has := map[string]bool{}
+	for _, u := range packages {
+		has[u.name] = true
+	}
+	if !has["dash"] {
+		dropPrograms(tree)
+	}
+	if err := writeAccounts(tree, has); err != nil {
 		return err
 	}
-	if err := writeAccounts(tree); err != nil {
+	certs, err := writeCertificates(tree)
+	if err != nil {
 		return err
 	}
-	if err := writeCertificates(tree); err != nil {
+	if err := runScripts(tree, has, certs, epoch); err != nil {
 		return err
 	}
 	return recordPackages(tree, packages)
@@ -63,7 +71,7 @@ func fillMinimal(tree *rootfs.Tree, platform artifact.Platform, debs []debFile) 
 
 // dropPrograms takes shell scripts out: there is no shell to run them, and
 // what cannot run should not look as if it could.
-func dropPrograms(tree *rootfs.Tree) error {
+func dropPrograms(tree *rootfs.Tree) {
 	for _, p := range tree.Paths() {
 		if !rootfs.Within(p, "usr/bin") && !rootfs.Within(p, "usr/sbin") || p == "usr/bin" || p == "usr/sbin" {
 			continue
@@ -77,10 +85,16 @@ func dropPrograms(tree *rootfs.Tree) error {
 			tree.Remove(p)
 		}
 	}
-	return nil
 }
 
-func writeAccounts(tree *rootfs.Tree) error {
+// writeAccounts makes the users and groups every unpacked base has, and those
+// of its packages.
+func writeAccounts(tree *rootfs.Tree, has map[string]bool) error {
+	passwdFile, groupFile := passwdFile, groupFile
+	if has["nginx-common"] {
+		passwdFile += wwwUser
+		groupFile += wwwGroup
+	}
 	files := []struct {
 		path, data string
 	}{
@@ -111,29 +125,38 @@ func writeAccounts(tree *rootfs.Tree) error {
 	return tree.Mkdir("home/nonroot", 0o700, nonroot, nonroot)
 }
 
-// writeCertificates makes the bundle update-ca-certificates would make.
-func writeCertificates(tree *rootfs.Tree) error {
+// certificate is one authority's, by the name of its file.
+type certificate struct {
+	name string
+	der  []byte
+}
+
+// writeCertificates makes the bundle update-ca-certificates would make, and
+// says what is in it.
+func writeCertificates(tree *rootfs.Tree) ([]certificate, error) {
 	var bundle bytes.Buffer
+	var all []certificate
 	for _, p := range tree.Paths() {
 		if !rootfs.Within(p, certificates) || path.Ext(p) != ".crt" {
 			continue
 		}
 		data, err := tree.Read(p)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		block, _ := pem.Decode(data)
 		if block == nil || block.Type != "CERTIFICATE" {
-			return fmt.Errorf("%s is not a certificate", p)
+			return nil, fmt.Errorf("%s is not a certificate", p)
 		}
 		if err := pem.Encode(&bundle, &pem.Block{Type: block.Type, Bytes: block.Bytes}); err != nil {
-			return fmt.Errorf("writing certificate bundle: %w", err)
+			return nil, fmt.Errorf("writing certificate bundle: %w", err)
 		}
+		all = append(all, certificate{strings.TrimSuffix(path.Base(p), ".crt"), block.Bytes})
 	}
 	if bundle.Len() == 0 {
-		return nil
+		return nil, nil
 	}
-	return tree.WriteFile(bundlePath, 0o644, bundle.Bytes())
+	return all, tree.WriteFile(bundlePath, 0o644, bundle.Bytes())
 }
 
 // recordPackages writes the dpkg database: what scanners read, and proof of

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -15,7 +16,8 @@ import (
 
 // Packages every base of a variant has.
 var (
-	minimalSeeds = []string{"base-files", "ca-certificates", "libc6", "netbase", "tzdata"}
+	staticSeeds  = []string{"base-files", "ca-certificates", "netbase", "tzdata"}
+	minimalSeeds = append([]string{"libc6"}, staticSeeds...)
 	fullSeeds    = []string{"apt", "ca-certificates", "debian-archive-keyring"}
 )
 
@@ -38,10 +40,16 @@ var scriptOnly = map[string][]string{
 	"":                {"adduser", "debconf", "debconf-2.0", "cdebconf", "dpkg", "init-system-helpers", "install-info", "lsb-base", "sysvinit-utils", "ucf"},
 	"base-files":      {"awk"},
 	"ca-certificates": {"openssl"},
+	"nginx":           {"iproute2"}, // asks whether port 80 is taken
 }
 
+// jreHeadless is a Java runtime's package; its script asks util-linux whether
+// /proc is mounted.
+var jreHeadless = regexp.MustCompile(`^openjdk-\d+-jre-headless$`)
+
 func skipScripts(pkg, dependency string) bool {
-	return slices.Contains(scriptOnly[""], dependency) || slices.Contains(scriptOnly[pkg], dependency)
+	return slices.Contains(scriptOnly[""], dependency) || slices.Contains(scriptOnly[pkg], dependency) ||
+		dependency == "util-linux" && jreHeadless.MatchString(pkg)
 }
 
 // Resolve locks the newest packages the mirrors serve. The lock has no digests
@@ -237,11 +245,8 @@ func resolvePackages(ctx context.Context, m *mirror.Set, spec Spec, s *suite, pl
 // can run.
 func choose(pool *resolve.Pool, spec Spec, arch string) (all []resolve.Candidate, bootstrap map[string]bool, err error) {
 	req := resolve.Request{Root: spec.Name, Architecture: arch}
-	if spec.Variant == VariantMinimal {
-		req.Skip = skipScripts
-		req.Seeds = append(slices.Clone(minimalSeeds), spec.Packages...)
-		all, err = pool.Solve(req)
-		return all, nil, err
+	if spec.Variant != VariantFull {
+		return chooseUnpacked(pool, spec, req)
 	}
 	req.Seeds = pool.Where(func(c resolve.Candidate) bool {
 		return c.Name != usrMerge && (c.Essential || c.Priority == "required")
@@ -264,4 +269,25 @@ func choose(pool *resolve.Pool, spec Spec, arch string) (all []resolve.Candidate
 	req.Seeds = append(append(req.Seeds, fullSeeds...), spec.Packages...)
 	all, err = pool.Solve(req)
 	return all, bootstrap, err
+}
+
+// chooseUnpacked solves for a base that runs no scripts. A static one that
+// would get a C library after all is refused: whoever asks for it wants to know.
+func chooseUnpacked(pool *resolve.Pool, spec Spec, req resolve.Request) ([]resolve.Candidate, map[string]bool, error) {
+	req.Skip = skipScripts
+	seeds := minimalSeeds
+	if spec.Variant == VariantStatic {
+		seeds = staticSeeds
+	}
+	req.Seeds = append(slices.Clone(seeds), spec.Packages...)
+	all, err := pool.Solve(req)
+	if err != nil || spec.Variant != VariantStatic {
+		return all, nil, err
+	}
+	for _, c := range all {
+		if c.Name == "libc6" {
+			return nil, nil, errors.New("its packages need libc6, and a static base has no C library: make it variant minimal, or leave them out")
+		}
+	}
+	return all, nil, nil
 }

@@ -2,12 +2,14 @@ package base
 
 import (
 	"archive/tar"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -98,17 +100,69 @@ func unpack(tree *rootfs.Tree, debs []debFile, opt unpackOptions) ([]unpacked, e
 	slices.SortStableFunc(ordered, func(a, b debFile) int {
 		return rankFirst(a.Name, "base-files") - rankFirst(b.Name, "base-files")
 	})
+	opened, err := openAll(tree, ordered)
+	if err != nil {
+		return nil, err
+	}
 	owners := map[string]string{}
-	var out []unpacked
-	for _, d := range ordered {
-		u, err := unpackOne(tree, d, opt, owners)
+	out := make([]unpacked, 0, len(opened))
+	for i := range opened {
+		o := &opened[i]
+		err := rootfs.Walk(o.data, func(h *tar.Header, body io.Reader, offset int64) error {
+			return addEntry(tree, o, h, body, offset, opt, owners)
+		})
 		if err != nil {
-			return nil, fmt.Errorf("unpacking %s %s: %w", d.Name, d.Version, err)
+			return nil, fmt.Errorf("unpacking %s %s: %w", ordered[i].Name, ordered[i].Version, err)
 		}
-		out = append(out, u)
+		out = append(out, o.unpacked)
 	}
 	slices.SortFunc(out, func(a, b unpacked) int { return strings.Compare(a.name, b.name) })
 	return out, nil
+}
+
+// opened is a package whose files lie decompressed in a spool.
+type opened struct {
+	unpacked
+	data *io.SectionReader
+}
+
+// openAll decompresses packages, as many at a time as there are processors, the
+// largest first: that is most of the work of unpacking.
+func openAll(tree *rootfs.Tree, debs []debFile) ([]opened, error) {
+	spools, err := tree.Spools(min(runtime.GOMAXPROCS(0), len(debs)))
+	if err != nil {
+		return nil, err
+	}
+	order := make(chan int, len(debs))
+	bySize := make([]int, len(debs))
+	for i := range bySize {
+		bySize[i] = i
+	}
+	slices.SortStableFunc(bySize, func(a, b int) int { return cmp.Compare(debs[b].Size, debs[a].Size) })
+	for _, i := range bySize {
+		order <- i
+	}
+	close(order)
+	out := make([]opened, len(debs))
+	group := new(errgroup.Group)
+	for _, spool := range spools {
+		group.Go(func() error {
+			for i := range order {
+				if tree.Stop != nil {
+					if err := tree.Stop(); err != nil {
+						return err
+					}
+				}
+				o, err := openOne(spool, debs[i])
+				if err != nil {
+					return fmt.Errorf("unpacking %s %s: %w", debs[i].Name, debs[i].Version, err)
+				}
+				out[i] = o
+			}
+			return nil
+		})
+	}
+	return out, group.Wait()
 }
 
 func rankFirst(name, first string) int {
@@ -118,37 +172,40 @@ func rankFirst(name, first string) int {
 	return 1
 }
 
-func unpackOne(tree *rootfs.Tree, d debFile, opt unpackOptions, owners map[string]string) (u unpacked, err error) {
+func openOne(spool *rootfs.Spool, d debFile) (o opened, err error) {
 	f, err := os.Open(d.path)
 	if err != nil {
-		return u, err
+		return o, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	info, err := f.Stat()
 	if err != nil {
-		return u, err
+		return o, err
 	}
 	pkg, err := deb.Open(f, info.Size())
 	if err != nil {
-		return u, err
+		return o, err
 	}
 	// The index is signed, the file's digest is in the index; a control file
 	// that says another name is still a package that lies.
 	if pkg.Field("Package") != d.Name || pkg.Field("Version") != d.Version || pkg.Field("Architecture") != d.Architecture {
-		return u, fmt.Errorf("the package calls itself %s %s (%s)",
+		return o, fmt.Errorf("the package calls itself %s %s (%s)",
 			pkg.Field("Package"), pkg.Field("Version"), pkg.Field("Architecture"))
 	}
-	u = unpacked{name: d.Name, arch: d.Architecture, multiArch: pkg.Field("Multi-Arch"), control: pkg.Control}
-	if u.stanza, err = pkg.Stanza(); err != nil {
-		return u, err
+	o.unpacked = unpacked{name: d.Name, arch: d.Architecture, multiArch: pkg.Field("Multi-Arch"), control: pkg.Control}
+	if o.stanza, err = pkg.Stanza(); err != nil {
+		return o, err
 	}
-	err = pkg.Walk(func(h *tar.Header, body io.Reader) error {
-		return addEntry(tree, &u, h, body, opt, owners)
-	})
-	return u, err
+	stream, done, err := pkg.Data()
+	if err != nil {
+		return o, err
+	}
+	defer done()
+	o.data, err = spool.Keep(stream)
+	return o, err
 }
 
-func addEntry(tree *rootfs.Tree, u *unpacked, h *tar.Header, body io.Reader, opt unpackOptions, owners map[string]string) error {
+func addEntry(tree *rootfs.Tree, u *opened, h *tar.Header, body io.Reader, offset int64, opt unpackOptions, owners map[string]string) error {
 	clean, err := rootfs.Clean(h.Name)
 	if err != nil {
 		return err
@@ -170,7 +227,7 @@ func addEntry(tree *rootfs.Tree, u *unpacked, h *tar.Header, body io.Reader, opt
 		}
 		owners[at] = u.name
 	}
-	return tree.Add(h, body)
+	return tree.AddAt(h, body, u.data, offset)
 }
 
 // listed is a path as info/*.list has it; the root is "/.".

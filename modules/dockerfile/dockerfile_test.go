@@ -275,3 +275,19 @@ func TestDemands(t *testing.T) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 }
+
+// The image begins with the layers of what its last stage leads back to.
+func TestStandsOn(t *testing.T) {
+	t.Parallel()
+	const text = "ARG GO=1.25\nFROM golang-${GO} AS build\nFROM minimal AS run\nCOPY --from=build /a /a\nFROM run\nFROM scratch AS empty\nFROM run AS last\n"
+	f, err := Parse("Dockerfile", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for target, want := range map[string]string{"": "minimal", "build": "golang-1.26", "RUN": "minimal", "empty": ""} {
+		got, ok, err := f.StandsOn(target, map[string]string{"GO": "1.26"})
+		if err != nil || got.Ref != want || ok != (want != "") {
+			t.Errorf("target %q stands on %q, %v, %v; want %q", target, got.Ref, ok, err, want)
+		}
+	}
+}

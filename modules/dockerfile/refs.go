@@ -194,6 +194,47 @@ func boundSources(c *instructions.RunCommand) []string {
 	return out
 }
 
+// StandsOn is the reference whose layers the target's image begins with; false
+// for one from scratch. target is a stage, "" the last.
+func (f *File) StandsOn(target string, args map[string]string) (BaseRef, bool, error) {
+	env, err := f.globals(args)
+	if err != nil {
+		return BaseRef{}, false, err
+	}
+	at := len(f.Stages) - 1
+	for i, s := range f.Stages {
+		if target != "" && strings.EqualFold(s.Name, target) {
+			at = i
+		}
+	}
+	stages := make([]statement, 0, len(f.Stages))
+	for _, st := range f.code {
+		if _, ok := st.cmd.(*instructions.Stage); ok {
+			stages = append(stages, st)
+		}
+	}
+	for {
+		c, _ := stages[at].cmd.(*instructions.Stage)
+		found, err := f.fromReference(stages[at], c, env)
+		if err != nil {
+			return BaseRef{}, false, err
+		}
+		if len(found) == 1 {
+			found[0].Line = stages[at].node.StartLine
+			return found[0].BaseRef, true, nil
+		}
+		res, err := shell.NewLex(f.escape).ProcessWordWithMatches(c.BaseName, env)
+		if err != nil {
+			return BaseRef{}, false, f.fault(stages[at].node.StartLine, err, "")
+		}
+		before := slices.IndexFunc(f.Stages[:at], func(s Stage) bool { return s.Name != "" && strings.EqualFold(s.Name, res.Result) })
+		if before < 0 {
+			return BaseRef{}, false, nil // scratch
+		}
+		at = before
+	}
+}
+
 var errMoved = errors.New("the reference cannot be replaced where it stands")
 
 // Fetch is a file that ADD takes from an address.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -68,10 +69,11 @@ func Assemble(dir string, parts []Part) (*Assembled, error) {
 		if _, twice := out.Platforms[p.Platform.String()]; twice {
 			return nil, fmt.Errorf("assembling image: platform %s given twice", p.Platform)
 		}
-		d, err := unpackPart(tmp, p)
+		d, said, err := unpackPart(tmp, p)
 		if err != nil {
 			return nil, fmt.Errorf("assembling image from %s: %w", p.Archive, err)
 		}
+		index.Annotations = common(index.Annotations, said, len(index.Manifests) == 0)
 		out.Platforms[p.Platform.String()] = p.Manifest
 		index.Manifests = append(index.Manifests, *d)
 	}
@@ -88,11 +90,21 @@ func Assemble(dir string, parts []Part) (*Assembled, error) {
 	return out, nil
 }
 
-// unpackPart copies an archive's blobs and describes its manifest.
-func unpackPart(dir string, p Part) (*v1.Descriptor, error) {
+// common are the annotations that hold for all platforms, so for their index.
+func common(have, more map[string]string, first bool) map[string]string {
+	if first {
+		return maps.Clone(more)
+	}
+	maps.DeleteFunc(have, func(k, v string) bool { return more[k] != v })
+	return have
+}
+
+// unpackPart copies an archive's blobs, describes its manifest and gives the
+// annotations that has.
+func unpackPart(dir string, p Part) (*v1.Descriptor, map[string]string, error) {
 	f, err := os.Open(p.Archive)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer func() { _ = f.Close() }()
 	seen := map[string]bool{}
@@ -102,7 +114,7 @@ func unpackPart(dir string, p Part) (*v1.Descriptor, error) {
 			break
 		}
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		m := blobName.FindStringSubmatch(h.Name)
 		if m == nil || h.Typeflag != tar.TypeReg {
@@ -110,34 +122,34 @@ func unpackPart(dir string, p Part) (*v1.Descriptor, error) {
 		}
 		seen[m[1]] = true
 		if err := copyBlob(filepath.Join(dir, h.Name), m[1], r); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	if !seen[p.Manifest.Hex()] {
-		return nil, fmt.Errorf("it does not hold manifest %s", p.Manifest)
+		return nil, nil, fmt.Errorf("it does not hold manifest %s", p.Manifest)
 	}
 	raw, err := readDocument(filepath.Join(dir, "blobs", "sha256", p.Manifest.Hex()))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var m v1.Manifest
 	if err := json.Unmarshal(raw, &m); err != nil {
-		return nil, fmt.Errorf("parsing manifest: %w", err)
+		return nil, nil, fmt.Errorf("parsing manifest: %w", err)
 	}
 	for _, d := range append([]v1.Descriptor{m.Config}, m.Layers...) {
 		if !seen[d.Digest.Hex] {
-			return nil, fmt.Errorf("it lacks blob %s of its manifest", d.Digest)
+			return nil, nil, fmt.Errorf("it lacks blob %s of its manifest", d.Digest)
 		}
 	}
 	hash, err := v1.NewHash(string(p.Manifest))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	d := &v1.Descriptor{MediaType: m.MediaType, Digest: hash, Size: int64(len(raw))}
 	if p.Platform.OS != "" {
 		d.Platform = &v1.Platform{OS: p.Platform.OS, Architecture: p.Platform.Architecture, Variant: p.Platform.Variant}
 	}
-	return d, nil
+	return d, m.Annotations, nil
 }
 
 func copyBlob(path, want string, r io.Reader) error {
@@ -176,7 +188,9 @@ func readDocument(path string) ([]byte, error) {
 // types (descriptor: mediaType, digest, size). Clients that decode and encode
 // an index as they copy it, as skopeo does, would change its digest otherwise.
 func inOrder(index v1.IndexManifest) ocispec.Index {
-	out := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: string(index.MediaType)}
+	out := ocispec.Index{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: string(index.MediaType), Annotations: index.Annotations,
+	}
 	for _, d := range index.Manifests {
 		o := ocispec.Descriptor{
 			MediaType: string(d.MediaType), Digest: digest.Digest(d.Digest.String()), Size: d.Size, Annotations: d.Annotations,

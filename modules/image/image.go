@@ -38,6 +38,8 @@ type Source struct {
 	Platform   artifact.Platform
 	Epoch      int64             // seconds; every time in the result
 	BaseLayers []artifact.Digest // diff ids of the base's layers, kept as the bytes they are
+	Labels     map[string]string // said of the image, as labels and as annotations
+	Inherited  map[string]string // labels that speak of what it builds on and not of it
 	Secrets    map[string]string // by the id RUN --mount=type=secret names; part of no layer and no key
 }
 
@@ -57,6 +59,12 @@ func Build(ctx context.Context, c *dagger.Client, stepBin string, s Source) (*Bu
 	}
 	if len(s.BaseLayers) > 0 {
 		args = append(args, "--base-layers", joinDigests(s.BaseLayers))
+	}
+	for _, k := range sortedKeys(s.Inherited) {
+		args = append(args, "--inherited", k+"="+s.Inherited[k])
+	}
+	for _, k := range sortedKeys(s.Labels) {
+		args = append(args, "--label", k+"="+s.Labels[k])
 	}
 	run := steprun.Container(c, steprun.Call{
 		Binary: stepBin, Args: args,

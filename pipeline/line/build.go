@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/v1/layout"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"drydock/catalog"
 	"drydock/modules/artifact"
@@ -27,6 +28,7 @@ type baseReady struct {
 	Name      string
 	Digest    artifact.Digest
 	Epoch     int64
+	Labels    map[string]string // what it says of itself; what is built on it would inherit them
 	Layers    []artifact.Digest // diff ids, all platforms
 	Materials []artifact.Material
 }
@@ -92,7 +94,9 @@ func (l *Line) makeBase(ctx context.Context, name string) (baseReady, error) {
 	if err != nil {
 		return baseReady{}, err
 	}
-	return baseReady{Name: name, Digest: res.Digest, Epoch: res.Lock.Epoch, Layers: layers, Materials: res.Materials}, nil
+	return baseReady{
+		Name: name, Digest: res.Digest, Epoch: res.Lock.Epoch, Labels: base.Labels(res.Lock), Layers: layers, Materials: res.Materials,
+	}, nil
 }
 
 // lockOf reads a base's committed lock, or gives the one it is being moved to;
@@ -234,12 +238,17 @@ func (l *Line) build(ctx context.Context, n plan.Node, in run.Inputs) (any, erro
 		return nil, err
 	}
 	layers := b.standOn()
+	labels, inherited, err := l.labels(img, variant, *n.Platform, refs, bases)
+	if err != nil {
+		return nil, err
+	}
 	l.mu.Lock()
 	l.builds[b.Name] = plan.Image{Image: n.Image, Variant: n.Variant}.ID() + " " + n.Platform.String()
 	l.mu.Unlock()
 	b.Built, err = image.Build(ctx, e.Client, step, image.Source{
 		Name: b.Name, ContextDir: filepath.Join(l.source(img), img.ContextDir), Ignore: img.Ignore,
 		Dockerfile: text, Target: img.Target, Args: variant.Args, Platform: *n.Platform, Epoch: b.Epoch, BaseLayers: layers, Secrets: secrets,
+		Labels: labels, Inherited: inherited,
 	})
 	if err != nil {
 		return nil, l.named(err, img, under)
@@ -366,7 +375,9 @@ func (l *Line) offer(ctx context.Context, p *pushedImage) (baseReady, error) {
 	if err != nil {
 		return baseReady{}, err
 	}
-	return baseReady{Name: name, Digest: p.Subject.Digest, Epoch: p.Epoch, Layers: layers}, nil
+	return baseReady{
+		Name: name, Digest: p.Subject.Digest, Epoch: p.Epoch, Labels: map[string]string{ocispec.AnnotationTitle: p.Image}, Layers: layers,
+	}, nil
 }
 
 // fetching puts the line of the ADD into an error about what it fetches, which

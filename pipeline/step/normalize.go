@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,11 +21,14 @@ func runNormalize(_ context.Context, args []string, std streams) error {
 	epoch := fs.Int64("epoch", 0, "the one time in the result, seconds since 1970")
 	base := fs.String("base-layers", "", "diff ids of layers to keep as they are, separated by commas")
 	platform := fs.String("platform", "", "platform the image must be for")
+	labels, inherited := pairs{}, pairs{}
+	fs.Var(labels, "label", "key=value to say of the image, as label and annotation; may be repeated")
+	fs.Var(inherited, "inherited", "key=value of a label to leave out, since it speaks of the base; may be repeated")
 	maxBytes := fs.Int64("max-bytes", normalize.DefaultMaxBytes, "how much the layers may unpack to")
 	if err := parse(fs, args, std, "in", "out"); err != nil {
 		return err
 	}
-	o := normalize.Options{In: *in, Out: *out, Epoch: time.Unix(*epoch, 0).UTC(), MaxBytes: *maxBytes}
+	o := normalize.Options{In: *in, Out: *out, Epoch: time.Unix(*epoch, 0).UTC(), MaxBytes: *maxBytes, Labels: labels, Inherited: inherited}
 	for _, s := range strings.FieldsFunc(*base, func(r rune) bool { return r == ',' }) {
 		d, err := artifact.ParseDigest(s)
 		if err != nil {
@@ -47,4 +51,20 @@ func runNormalize(_ context.Context, args []string, std streams) error {
 		return err
 	}
 	return writeJSON(*outJSON, result)
+}
+
+// pairs is a flag.Value that collects key=value.
+type pairs map[string]string
+
+// String implements flag.Value.
+func (p pairs) String() string { return fmt.Sprint(map[string]string(p)) }
+
+// Set implements flag.Value.
+func (p pairs) Set(s string) error {
+	k, v, ok := strings.Cut(s, "=")
+	if !ok || k == "" {
+		return fmt.Errorf("%q is not key=value", s)
+	}
+	p[k] = v
+	return nil
 }

@@ -15,7 +15,7 @@ import (
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
-	"github.com/ulikunitz/xz"
+	"github.com/mikelolasagasti/xz"
 )
 
 const (
@@ -132,6 +132,16 @@ func (p *Package) readControl(m member) error {
 	})
 }
 
+// Data is the tar of the package's files, decompressed as it is read. The
+// function gives back what decompressing takes.
+func (p *Package) Data() (io.Reader, func(), error) {
+	r, done, err := decompress(p.data.name, io.NewSectionReader(p.r, p.data.start, p.data.size))
+	if err != nil {
+		return nil, nil, fmt.Errorf("reading %s: %w", p.data.name, err)
+	}
+	return r, done, nil
+}
+
 // Walk calls fn for each entry of the package's files, in archive order.
 func (p *Package) Walk(fn func(*tar.Header, io.Reader) error) error {
 	if err := p.walk(p.data, fn); err != nil {
@@ -171,7 +181,7 @@ func decompress(name string, r io.Reader) (io.Reader, func(), error) {
 		z, err := gzip.NewReader(r)
 		return z, nothing, err
 	case ".xz":
-		z, err := xz.NewReader(r)
+		z, err := xz.NewReader(r, maxWindow)
 		return z, nothing, err
 	case ".zst":
 		z, err := zstd.NewReader(r, zstd.WithDecoderMaxMemory(maxWindow), zstd.WithDecoderConcurrency(1))

@@ -109,7 +109,11 @@ func (c *counter) Write(p []byte) (int, error) {
 }
 
 // Writer fills one layout directory.
-type Writer struct{ dir string }
+type Writer struct {
+	Annotations map[string]string // of every manifest, and of the index over several
+
+	dir string
+}
 
 // NewWriter starts a layout in an empty or missing directory.
 func NewWriter(dir string) (*Writer, error) {
@@ -171,9 +175,12 @@ func copyFile(from, to string) error {
 	return errors.Join(err, out.Close())
 }
 
-// AddImage stores layers, configuration and manifest of one platform.
+// AddImage stores layers, configuration and manifest of one platform. The
+// manifest says of itself what Annotations has.
 func (w *Writer) AddImage(config v1.Image, layers []Layer) (v1.Descriptor, error) {
-	manifest := v1.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageManifest}
+	manifest := v1.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageManifest, Annotations: w.Annotations,
+	}
 	config.RootFS = v1.RootFS{Type: "layers"}
 	for _, l := range layers {
 		if err := w.AddFile(l.Path, l.Digest); err != nil {
@@ -219,7 +226,7 @@ func (w *Writer) Finish(images []v1.Descriptor) (artifact.Digest, error) {
 	if len(images) > 1 {
 		var err error
 		root, err = w.addJSON(v1.MediaTypeImageIndex, v1.Index{
-			Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageIndex, Manifests: images,
+			Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageIndex, Manifests: images, Annotations: w.Annotations,
 		})
 		if err != nil {
 			return "", err

@@ -71,40 +71,13 @@ func kept(h *tar.Header) map[string]string {
 // ReadTar takes a whole tar into the tree. File contents are not copied: r must
 // stay readable until the tree is written.
 func (t *Tree) ReadTar(r *io.SectionReader, keep func(p string) bool) error {
-	tr := tar.NewReader(r)
-	for {
-		h, err := tr.Next()
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("reading tar: %w", err)
-		}
+	return Walk(r, func(h *tar.Header, body io.Reader, offset int64) error {
 		p, err := Clean(h.Name)
-		if err != nil {
+		if err != nil || p == "" || !keep(p) {
 			return err
 		}
-		if p == "" || !keep(p) {
-			continue
-		}
-		if h.Typeflag != tar.TypeReg || isSparse(h) {
-			if err := t.Add(h, tr); err != nil {
-				return err
-			}
-			continue
-		}
-		offset, err := r.Seek(0, io.SeekCurrent)
-		if err != nil {
-			return fmt.Errorf("reading tar: %w", err)
-		}
-		err = t.put(p, &Node{
-			Type: tar.TypeReg, Mode: h.Mode & 0o7777, UID: h.Uid, GID: h.Gid, Xattrs: kept(h),
-			inode: &content{src: r, offset: offset, size: h.Size},
-		})
-		if err != nil {
-			return err
-		}
-	}
+		return t.AddAt(h, body, r, offset)
+	})
 }
 
 func isSparse(h *tar.Header) bool {

@@ -41,9 +41,11 @@ type content struct {
 
 // Tree is a root filesystem. The zero value is not usable: see New.
 type Tree struct {
-	nodes map[string]*Node // by clean relative path; the root is not in it
-	spool *os.File
-	end   int64
+	nodes  map[string]*Node // by clean relative path; the root is not in it
+	dir    string           // where temporary files are made
+	spool  *os.File
+	end    int64
+	spools []*os.File // of Spools
 
 	// Stop, if not nil, is asked before every file that is stored or written;
 	// its error ends the work.
@@ -52,19 +54,34 @@ type Tree struct {
 
 // New makes an empty tree that keeps file contents in a temporary file in dir.
 func New(dir string) (*Tree, error) {
+	f, err := unnamed(dir)
+	if err != nil {
+		return nil, err
+	}
+	return &Tree{nodes: map[string]*Node{}, dir: dir, spool: f}, nil
+}
+
+// unnamed is a temporary file that outlives its name: nothing is left behind
+// whatever happens.
+func unnamed(dir string) (*os.File, error) {
 	f, err := os.CreateTemp(dir, "rootfs-*")
 	if err != nil {
 		return nil, fmt.Errorf("making a spool file: %w", err)
 	}
-	// The open file outlives its name: nothing is left behind whatever happens.
 	if err := os.Remove(f.Name()); err != nil {
 		return nil, errors.Join(fmt.Errorf("making a spool file: %w", err), f.Close())
 	}
-	return &Tree{nodes: map[string]*Node{}, spool: f}, nil
+	return f, nil
 }
 
-// Close gives the spool file back. The tree is of no use after it.
-func (t *Tree) Close() error { return t.spool.Close() }
+// Close gives the spool files back. The tree is of no use after it.
+func (t *Tree) Close() error {
+	err := t.spool.Close()
+	for _, f := range t.spools {
+		err = errors.Join(err, f.Close())
+	}
+	return err
+}
 
 // Clean turns an absolute or relative path into the form the tree uses. A path
 // with ".." in it is refused.

@@ -21,7 +21,10 @@ import (
 	"drydock/pipeline/step/internal/ociarchive"
 )
 
-const op = "normalizing image"
+const (
+	op         = "normalizing image"
+	baseLabels = "org.opencontainers.image.base."
+)
 
 // Options says what to make of the archive.
 type Options struct {
@@ -29,6 +32,8 @@ type Options struct {
 	Epoch      time.Time
 	BaseLayers []artifact.Digest  // diff ids of layers kept as they are
 	Platform   *artifact.Platform // what the image must be for, if given
+	Labels     map[string]string  // said of the image, as labels and as annotations; a Dockerfile's own stay
+	Inherited  map[string]string  // labels left out when they have this value: they speak of the base
 	MaxBytes   int64              // all layers unpacked; 0 is DefaultMaxBytes
 	MaxEntries int                // files of one layer; 0 is DefaultMaxEntries
 }
@@ -117,11 +122,15 @@ func (n *normalizer) finish(out *wire.Image, cfg *config, blobs []ociarchive.Con
 		cfg.RootFS.DiffIDs[i] = l.DiffID
 		out.Size += l.Size
 	}
+	annotations, err := n.describe(cfg)
+	if err != nil {
+		return nil, refuse(err)
+	}
 	configBlob, err := ociarchive.Document(ociarchive.MediaTypeConfig, cfg.normalized(n.Epoch))
 	if err != nil {
 		return nil, err
 	}
-	m := ociarchive.Manifest{SchemaVersion: 2, MediaType: ociarchive.MediaTypeManifest, Config: configBlob.Descriptor, Layers: []ociarchive.Descriptor{}}
+	m := ociarchive.Manifest{SchemaVersion: 2, MediaType: ociarchive.MediaTypeManifest, Config: configBlob.Descriptor, Layers: []ociarchive.Descriptor{}, Annotations: annotations}
 	for _, b := range blobs {
 		m.Layers = append(m.Layers, b.Descriptor)
 	}
@@ -138,6 +147,42 @@ func (n *normalizer) finish(out *wire.Image, cfg *config, blobs []ociarchive.Con
 	out.Manifest, out.ConfigID = manifestBlob.Digest, configBlob.Digest
 	out.Size += configBlob.Size + manifestBlob.Size
 	return out, nil
+}
+
+// describe gives the image its labels and says those of ours that it has then:
+// they are annotations too.
+func (n *normalizer) describe(cfg *config) (map[string]string, error) {
+	labels := map[string]string{}
+	if raw := cfg.Config["Labels"]; len(raw) > 0 {
+		if err := json.Unmarshal(raw, &labels); err != nil {
+			return nil, fmt.Errorf("configuration: labels: %w", err)
+		}
+	}
+	if labels == nil { // they were null
+		labels = map[string]string{}
+	}
+	for k, v := range n.Inherited {
+		if labels[k] == v {
+			delete(labels, k)
+		}
+	}
+	annotations := map[string]string{}
+	for k, v := range n.Labels {
+		// What it stands on is a fact, the rest is for the Dockerfile to say.
+		if _, has := labels[k]; !has || strings.HasPrefix(k, baseLabels) {
+			labels[k] = v
+		}
+		annotations[k] = labels[k]
+	}
+	if cfg.Config == nil {
+		cfg.Config = map[string]json.RawMessage{}
+	}
+	raw, err := json.Marshal(labels)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Config["Labels"] = raw
+	return annotations, nil
 }
 
 // keep passes a base layer through, checked, and notes its directories.

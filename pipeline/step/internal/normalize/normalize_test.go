@@ -386,3 +386,55 @@ func TestLateEntryWins(t *testing.T) {
 		t.Errorf("%v %v", names, bodies)
 	}
 }
+
+// What the base says of itself is not said of the image; what the Dockerfile
+// says stays; what it stands on is told whatever the Dockerfile says.
+func TestLabels(t *testing.T) {
+	t.Parallel()
+	const title, version, base = "org.opencontainers.image.title", "org.opencontainers.image.version", "org.opencontainers.image.base.name"
+	for name, c := range map[string]struct {
+		have  map[string]string
+		title any
+	}{
+		"inherited": {map[string]string{title: "minimal", version: "1", base: "forged", "mine": "a"}, "web"},
+		"own title": {map[string]string{title: "The Web", version: "1", base: "forged", "mine": "a"}, "The Web"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			img := imagetest.Image{Layers: []imagetest.Layer{{Files: files()}}, Config: map[string]any{"Labels": c.have}}
+			_, out, err := normalizeImage(t, img, Options{
+				Labels:    map[string]string{title: "web", base: "base.invalid/minimal"},
+				Inherited: map[string]string{title: "minimal", version: "1"},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			a, err := ociarchive.Open(out)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = a.Close() }()
+			_, m, err := a.Image()
+			if err != nil {
+				t.Fatal(err)
+			}
+			raw, err := a.Document(m.Config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var cfg struct {
+				Config struct{ Labels map[string]any }
+			}
+			if err := json.Unmarshal(raw, &cfg); err != nil {
+				t.Fatal(err)
+			}
+			l := cfg.Config.Labels
+			if l[title] != c.title || l[version] != nil || l[base] != "base.invalid/minimal" || l["mine"] != "a" {
+				t.Errorf("labels %v", l)
+			}
+			if m.Annotations[title] != c.title || m.Annotations[base] != "base.invalid/minimal" || len(m.Annotations) != 2 {
+				t.Errorf("annotations %v", m.Annotations)
+			}
+		})
+	}
+}

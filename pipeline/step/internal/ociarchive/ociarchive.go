@@ -52,6 +52,8 @@ type Manifest struct {
 	MediaType     string       `json:"mediaType,omitempty"`
 	Config        Descriptor   `json:"config"`
 	Layers        []Descriptor `json:"layers"`
+
+	Annotations map[string]string `json:"annotations,omitempty"`
 }
 
 // Index is an OCI index.
