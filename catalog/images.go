@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -20,7 +21,11 @@ import (
 
 const defaultTimeout = policy.Duration(30 * time.Second)
 
+// loadImages reads images/, which a catalog for projects elsewhere need not have.
 func (l *loader) loadImages() {
+	if _, err := fs.Stat(l.fsys, "images"); errors.Is(err, fs.ErrNotExist) {
+		return
+	}
 	for _, file := range l.files("images") {
 		img := Image{Tests: Tests{NonRoot: true}}
 		if s, ok := l.read(file, &img); ok {

@@ -98,9 +98,7 @@ func ofProject(err error) error {
 // them.
 func LoadProject(fsys fs.FS, name string, p *Project, files fs.FS) (*Catalog, error) {
 	l := begin(fsys, name)
-	if _, err := fs.Stat(fsys, "images"); err == nil {
-		l.loadImages()
-	}
+	l.loadImages()
 	theirs := &loader{fsys: files, name: path.Dir(p.Place), dir: ".", what: "project", cat: l.cat}
 	for i := range p.Images {
 		theirs.addProjectImage(p, i)

@@ -128,14 +128,7 @@ func readSettings(c *cli.Context, args, environ []string) (settings, error) {
 	if err := s.setDirs(c.String("state"), environ); err != nil {
 		return s, err
 	}
-	if err := s.check(); err != nil {
-		return s, err
-	}
-	if err := s.readProject(c); err != nil {
-		return s, err
-	}
-	s.excludeOwn()
-	return s, nil
+	return s, s.check()
 }
 
 func (s *settings) check() error {

@@ -7,6 +7,7 @@ func (p *program) verbs() []*cli.Command {
 	return []*cli.Command{
 		p.runVerb(),
 		p.planVerb(),
+		p.initVerb(),
 		p.buildVerb(),
 		p.scanVerb(),
 		p.testVerb(),

@@ -41,9 +41,13 @@ type session struct {
 func (p *program) verb(do func(*cli.Context, settings) error) cli.ActionFunc {
 	return func(c *cli.Context) error {
 		s, err := readSettings(c, p.args, p.environ)
+		if err == nil {
+			err = s.readProject(c)
+		}
 		if err != nil {
 			return err
 		}
+		s.excludeOwn()
 		if c.Bool("print-config") {
 			return p.printConfig(c.Context, s)
 		}

@@ -1,0 +1,154 @@
+package dockerfile
+
+import (
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+)
+
+// Source is one path a COPY or ADD takes from the build context.
+type Source struct {
+	Path string // as written: it may hold wildcards and build arguments
+	Line int
+}
+
+// Sources lists what COPY and ADD take from the build context, in order.
+func (f *File) Sources() []Source {
+	var out []Source
+	for _, st := range f.code {
+		var paths []string
+		switch c := st.cmd.(type) {
+		case *instructions.CopyCommand:
+			if c.From == "" {
+				paths = c.SourcePaths
+			}
+		case *instructions.AddCommand:
+			paths = localSources(c.SourcePaths)
+		}
+		for _, p := range paths {
+			out = append(out, Source{Path: p, Line: st.node.StartLine})
+		}
+	}
+	return out
+}
+
+// Tool is a program a RUN calls that fetches from somewhere.
+type Tool struct {
+	Name string // apt, go, npm, pip, …
+	Line int    // of the RUN
+}
+
+// tools are the calls that fetch, by the name of the tool.
+var tools = []struct {
+	name string
+	call *regexp.Regexp
+}{
+	{"apt", calls(`apt(-get)?\b[^;&|\n]*\b(update|install|upgrade|dist-upgrade|build-dep)`)},
+	{"apk", calls(`apk\b[^;&|\n]*\b(add|update|upgrade)`)},
+	{"rpm", calls(`(yum|dnf|microdnf|tdnf|zypper)\b[^;&|\n]*\b(install|update|upgrade|makecache|builddep)`)},
+	{"go", calls(`go(\.exe)? +(build|install|get|mod +(download|tidy|vendor)|test|run|generate|list|vet|tool)`)},
+	{"npm", calls(`(npm +(ci|i|install|install-clean|update|exec|x|run|add)|npx|yarn|pnpm|corepack)`)},
+	{"pip", calls(`(pip[0-9.]*|python[0-9.]* +-m +pip|pipx|pipenv|poetry|uv|pdm) +[a-z][a-z-]*`)},
+	{"cargo", calls(`cargo +(build|install|fetch|test|run|update|chef|check)`)},
+	{"gem", calls(`(gem +install|bundle +(install|update)|bundle\b)`)},
+	{"maven", calls(`(mvn|\./mvnw|gradle|\./gradlew)`)},
+	{"nuget", calls(`(dotnet +(restore|build|publish|test|tool)|nuget)`)},
+	{"composer", calls(`composer +(install|update|require)`)},
+	{"git", calls(`git +(clone|fetch|pull|submodule|ls-remote)`)},
+	{"download", calls(`(curl|wget|aria2c)`)},
+	{"make", calls(`(make|gmake|just|task|mage|bazel(isk)?)`)}, // what it calls stands in a file of its own
+}
+
+// calls matches a command where the shell would begin one.
+func calls(command string) *regexp.Regexp {
+	return regexp.MustCompile(`(?m)(^|[;&|({\n]|\bthen\b|\bdo\b|\belse\b|\bsudo\b|\benv\b|\bexec\b|\btime\b|\bnice\b|\b[A-Za-z_][A-Za-z0-9_]*=[^ ;&|]*)[ \t]*(/usr/local/go/bin/|/usr/(local/)?bin/)?` + command + `([ \t;&|)\n]|$)`)
+}
+
+// Tools lists the fetching programs RUN instructions call, each once a RUN, as
+// far as the Dockerfile itself shows.
+func (f *File) Tools() []Tool {
+	var out []Tool
+	for _, st := range f.code {
+		run, ok := st.cmd.(*instructions.RunCommand)
+		if !ok {
+			continue
+		}
+		text := strings.Join(run.CmdLine, " ")
+		for _, file := range run.Files {
+			text += "\n" + file.Data
+		}
+		text = strings.ReplaceAll(text, "\\\n", " ")
+		for _, t := range tools {
+			if t.call.MatchString(text) {
+				out = append(out, Tool{Name: t.name, Line: st.node.StartLine})
+			}
+		}
+	}
+	return out
+}
+
+// Targets lists the named stages that nothing in the file stands on or copies
+// from, the last stage apart: what --target may be meant for.
+func (f *File) Targets() []string {
+	used := make([]bool, len(f.Stages))
+	use := func(name string, n int) {
+		if i := f.stageNamed(name, n); i >= 0 {
+			used[i] = true
+		} else if i, err := strconv.Atoi(name); err == nil && i >= 0 && i < len(used) {
+			used[i] = true
+		}
+	}
+	for _, st := range f.code {
+		switch c := st.cmd.(type) {
+		case *instructions.Stage:
+			use(c.BaseName, st.stage)
+		case *instructions.CopyCommand:
+			use(c.From, len(f.Stages))
+		case *instructions.RunCommand:
+			for _, m := range instructions.GetMounts(c) {
+				use(m.From, len(f.Stages))
+			}
+		}
+	}
+	var out []string
+	for i, s := range f.Stages[:len(f.Stages)-1] {
+		if s.Name != "" && !used[i] {
+			out = append(out, s.Name)
+		}
+	}
+	return out
+}
+
+// User is the last USER of the last stage and of those it stands on; "" when
+// the file names none.
+func (f *File) User() string {
+	user := ""
+	for i := len(f.Stages) - 1; i >= 0 && user == ""; {
+		for _, st := range f.code {
+			if c, ok := st.cmd.(*instructions.UserCommand); ok && st.stage == i {
+				user = c.User
+			}
+		}
+		i = f.stageNamed(f.Stages[i].From.Raw, i)
+	}
+	return user
+}
+
+// Arguments lists the global arguments FROM lines need and no ARG gives a value.
+func (f *File) Arguments() []string {
+	var out []string
+	for _, cmd := range f.meta {
+		for _, kp := range cmd.Args {
+			needed := slices.ContainsFunc(f.Stages, func(s Stage) bool {
+				return s.From.Name == "" && (strings.Contains(s.From.Raw, "$"+kp.Key) || strings.Contains(s.From.Raw, "{"+kp.Key))
+			})
+			if kp.Value == nil && needed {
+				out = append(out, kp.Key)
+			}
+		}
+	}
+	return out
+}

@@ -1,0 +1,166 @@
+package onboard
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"drydock/catalog"
+	"drydock/modules/artifact"
+)
+
+func tree(files ...string) fstest.MapFS {
+	out := fstest.MapFS{}
+	for i := 0; i < len(files); i += 2 {
+		out[files[i]] = &fstest.MapFile{Data: []byte(files[i+1])}
+	}
+	return out
+}
+
+func ops() *catalog.Catalog {
+	amd, arm := artifact.Platform{OS: "linux", Architecture: "amd64"}, artifact.Platform{OS: "linux", Architecture: "arm64"}
+	return &catalog.Catalog{Bases: []catalog.Base{
+		{Name: "golang-1.26", Kind: "debian", Variant: "full", Go: "1.26", Packages: []string{"apt"}, Platforms: []artifact.Platform{amd}, StandsFor: []string{"golang:1.26"}, File: "bases/golang-1.26.yaml"},
+		{Name: "minimal", Kind: "debian", Variant: "minimal", User: "65532", Platforms: []artifact.Platform{amd, arm}, StandsFor: []string{"gcr.example/distroless/static:nonroot"}, File: "bases/minimal.yaml"},
+		{Name: "full", Kind: "debian", Variant: "full", Platforms: []artifact.Platform{amd}, File: "bases/full.yaml"},
+	}, Images: []catalog.Image{{Name: "taken"}}}
+}
+
+func propose(t *testing.T, files fstest.MapFS) *Proposal {
+	t.Helper()
+	p, err := Propose(Input{
+		Files: files, Name: "Shop.Front", Catalog: ops(), Spec: "../ops",
+		Mirror: func(e string) string {
+			return map[string]string{"go": "https://go.test", "debian": "http://deb.test"}[e]
+		},
+		Ignored: func(all []string) []string {
+			return slices.DeleteFunc(slices.Clone(all), func(f string) bool { return !strings.HasPrefix(f, "tmp/") })
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+const goFile = "FROM --platform=$BUILDPLATFORM golang:1.26 AS b\nARG TARGETARCH\nCOPY go.mod ./\nCOPY . .\nRUN GOARCH=$TARGETARCH go build -o /x .\nFROM gcr.example/distroless/static:nonroot\nCOPY --from=b /x /\n"
+
+func TestPropose(t *testing.T) {
+	p := propose(t, tree(
+		"go.mod", "module x\n", "main.go", "package main\n",
+		"build/Dockerfile", goFile,
+		"svc/api/Dockerfile", "FROM golang:1.26\nCOPY svc/api/main.go /x/\nRUN apt-get install -y git && pip install x\nUSER 1\n", "svc/api/main.go", "",
+		"svc/web/web.Dockerfile", "FROM node:20-alpine AS b\nCOPY package.json ./\nCOPY dist /d\nRUN npm ci\nADD https://x.test/f /f\nUSER node\n", "svc/web/package.json", "{}",
+		"taken/Containerfile", "FROM full\nUSER 1\n",
+		"svc/Dockerfile.arg", "ARG WHAT\nFROM $WHAT\n",
+		"Dockerfile.j2", "FROM {{ base }}\n", "Dockerfile.md", "# text\n", "bad/Dockerfile", "FETCH x\n",
+		"vendor/x/Dockerfile", "FROM full\n", "node_modules/y/Dockerfile", "FROM full\n", "a/testdata/Dockerfile", "FROM full\n",
+		".devcontainer/Dockerfile", "FROM full\n", "tmp/Dockerfile", "FROM full\n", "sub/.git", "gitdir: x\n", "sub/Dockerfile", "FROM full\n",
+	))
+	got := map[string]Image{}
+	for _, i := range p.Images {
+		got[i.Name] = i
+	}
+	for name, want := range map[string]struct {
+		context, file string
+		ready         bool
+		platforms     int
+		problem       string
+	}{
+		"shop-front": {".", "build/Dockerfile", true, 2, ""},
+		"api":        {".", "svc/api/Dockerfile", true, 1, ""},
+		"web-web":    {"svc/web", "web.Dockerfile", false, 1, "dist is not in the repository"},
+		"taken-app":  {"taken", "Containerfile", true, 1, ""},
+		"svc-arg":    {"svc", "Dockerfile.arg", false, 1, "depends on a build argument"},
+	} {
+		img, ok := got[name]
+		if !ok || img.Context != want.context || img.Dockerfile != want.file || img.Ready != want.ready || len(img.Platforms) != want.platforms {
+			t.Errorf("%s: %v %+v", name, ok, img)
+		}
+		text := ""
+		for _, x := range img.Problems {
+			text += x.Place + " " + x.Message
+		}
+		if want.problem == "" && text != "" || !strings.Contains(text, want.problem) {
+			t.Errorf("%s: problems %q, want %q", name, text, want.problem)
+		}
+	}
+	if len(got) != 5 {
+		t.Errorf("%d images", len(got))
+	}
+	skipped := map[string]string{}
+	for _, s := range p.Skipped {
+		skipped[s.Path] = s.Why
+	}
+	for file, why := range map[string]string{
+		"Dockerfile.j2": "template", "vendor/x/Dockerfile": "vendored", "a/testdata/Dockerfile": "test data", ".devcontainer/Dockerfile": "for tools",
+		"tmp/Dockerfile": "git ignores", "sub": "a repository of its own", "bad/Dockerfile": "FETCH",
+	} {
+		if !strings.Contains(skipped[file], why) {
+			t.Errorf("%s left out as %q, want %q", file, skipped[file], why)
+		}
+	}
+	needs := ""
+	for _, b := range p.Bases {
+		needs += b.Ref + "=" + b.Base + "[" + b.File + "] " + b.Propose
+	}
+	for _, want := range []string{"golang:1.26=golang-1.26", "node:20-alpine=[bases/node-20-alpine.yaml]", "image: library/node@sha256:…", `standsFor: ["node:20-alpine"]`} {
+		if !strings.Contains(needs, want) {
+			t.Errorf("bases %s\nwant %s", needs, want)
+		}
+	}
+	tools := map[string]string{}
+	for _, e := range p.Ecosystems {
+		tools[e.Tool] = e.Mirror
+	}
+	if tools["go"] != "https://go.test" || tools["apt"] != "http://deb.test" || len(tools) != 4 {
+		t.Error(tools)
+	}
+	if len(p.Downloads) != 1 || p.Downloads[0].Checksum || p.Downloads[0].Place != "svc/web/web.Dockerfile:5" {
+		t.Errorf("%+v", p.Downloads)
+	}
+	if !strings.Contains(p.Project, "  # - name: web-web\n") || !strings.Contains(p.Project, "platforms: [linux/amd64, linux/arm64]") || !strings.Contains(p.Project, "catalog: ../ops\n") {
+		t.Error(p.Project)
+	}
+}
+
+// What another catalog could have for a reference.
+func TestProposeBase(t *testing.T) {
+	for ref, want := range map[string]string{
+		"golang:1.26-bookworm":                        `bases/golang-1.26.yaml standsFor: ["golang:1.26-bookworm"]`,
+		"docker.io/library/golang:1.26-alpine":        "apk in RUN will not work",
+		"golang:1.22":                                 "bases/golang-1.22.yaml version: 1\nname: golang-1.22",
+		"debian:bookworm":                             `bases/full.yaml standsFor: ["debian:bookworm"]`,
+		"gcr.example/distroless/base-debian12:latest": `bases/minimal.yaml standsFor:`,
+		"quay.example/org/tool:v1@sha256:abc":         "image: org/tool@sha256:abc",
+	} {
+		file, text := proposeBase(ops(), ref)
+		if !strings.Contains(file+" "+text, want) {
+			t.Errorf("%s: %s %s\nwant %s", ref, file, text, want)
+		}
+	}
+}
+
+// When no image can be planned, the file lists them all: whoever plans is told.
+func TestProposeWithNothingReady(t *testing.T) {
+	p := propose(t, tree("Dockerfile", "FROM node:20\nUSER 1\n"))
+	if strings.Contains(p.Project, "# - name") || !strings.Contains(p.Project, "  - name: shop-front\n") {
+		t.Error(p.Project)
+	}
+}
+
+func TestProposeFindsNothing(t *testing.T) {
+	_, err := Propose(Input{Files: tree("README.md", "x", "vendor/Dockerfile", "FROM full\n"), Catalog: ops()})
+	if artifact.ExitCode(err) != artifact.ExitUsage || !strings.Contains(err.Error(), "vendor/Dockerfile") {
+		t.Error(err)
+	}
+}
+
+// Two that would have one name are told apart.
+func TestNames(t *testing.T) {
+	p := propose(t, tree("a/x/Dockerfile", "FROM full\nUSER 1\n", "b/x/Dockerfile", "FROM full\nUSER 1\n", "a/x/f", "", "b/x/f", ""))
+	if p.Images[0].Name == p.Images[1].Name {
+		t.Error(p.Images[0].Name)
+	}
+}

@@ -1,0 +1,213 @@
+package onboard
+
+import (
+	"fmt"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+
+	"drydock/catalog"
+	"drydock/modules/artifact"
+)
+
+// built is the platform builds run on.
+var built = artifact.Platform{OS: "linux", Architecture: "amd64"}
+
+// survey finds what an image needs of catalog and mirrors.
+func (p *Proposal) survey(in Input, img *Image) {
+	file := path.Join(img.Context, img.Dockerfile)
+	at := func(line int) string { return fmt.Sprintf("%s:%d", file, line) }
+	img.Ready = p.bases(in.Catalog, img, at)
+	img.Platforms = platforms(in.Catalog, img)
+	for _, t := range img.file.Tools() {
+		p.tool(in, t.Name, at(t.Line))
+	}
+	for _, f := range img.file.Fetches() {
+		p.Downloads = append(p.Downloads, Download{URL: f.URL, Checksum: f.Checksum != "", Place: at(f.Line)})
+	}
+	for _, d := range img.file.Demands() {
+		img.Ready = false
+		img.Problems = append(img.Problems, Problem{at(d.Line), "RUN " + d.Flag + " asks for a privilege no build is given", "remove the flag"})
+	}
+	user := img.file.User()
+	if found, err := in.Catalog.Resolve(img.file.Stages[len(img.file.Stages)-1].From.Name); err == nil && user == "" {
+		if b, ok := in.Catalog.Base(found.Base); ok {
+			user = b.User
+		}
+	}
+	if user, _, _ = strings.Cut(user, ":"); user == "" || user == "root" || user == "0" {
+		img.Problems = append(img.Problems, Problem{file, "as far as the Dockerfile says the image runs as root", "USER 65532, unless its base names a user; the rule nonRoot judges it"})
+	}
+}
+
+// bases notes what an image builds on; whether the catalog has all of it.
+func (p *Proposal) bases(c *catalog.Catalog, img *Image, at func(int) string) bool {
+	whole := &catalog.Image{}
+	refs, err := img.file.Bases(whole.FromArgs(catalog.Variant{}, built))
+	if err != nil {
+		img.Problems = append(img.Problems, Problem{short(err), "what it builds on depends on a build argument", "give it a value: args: {" + strings.Join(img.Arguments, ": …, ") + ": …}"})
+		return false
+	}
+	ready := true
+	for _, r := range refs {
+		i := slices.IndexFunc(p.Bases, func(b Base) bool { return b.Ref == r.Ref })
+		if i < 0 {
+			b := Base{Ref: r.Ref}
+			if found, err := c.Resolve(r.Ref); err == nil {
+				if b.Base = found.Base; b.Base == "" {
+					b.Base = found.Image
+				}
+			} else {
+				b.File, b.Propose = proposeBase(c, r.Ref)
+			}
+			p.Bases = append(p.Bases, b)
+			i = len(p.Bases) - 1
+		}
+		if place := at(r.Line); !slices.Contains(p.Bases[i].Places, place) {
+			p.Bases[i].Places = append(p.Bases[i].Places, place)
+		}
+		ready = ready && p.Bases[i].Base != ""
+	}
+	return ready
+}
+
+var goVersion = regexp.MustCompile(`^1\.\d+`)
+
+// proposeBase says what the catalog could have for a reference: another name
+// for a base it has, a base like one it has, or the upstream image itself,
+// mirrored by digest.
+func proposeBase(c *catalog.Catalog, ref string) (file, text string) {
+	want := catalog.Familiar(ref)
+	name, tag, _ := strings.Cut(want, ":")
+	short := path.Base(name)
+	release := goVersion.FindString(tag)
+	for _, b := range c.Bases {
+		if !alike(b, name, tag) {
+			continue
+		}
+		note := ""
+		if strings.Contains(tag, "alpine") {
+			note = "   # Debian in place of Alpine: apk in RUN will not work"
+		}
+		return b.File, fmt.Sprintf("standsFor: [%q]%s\n", want, note)
+	}
+	i := slices.IndexFunc(c.Bases, func(b catalog.Base) bool { return b.Go != "" })
+	if i >= 0 && short == "golang" && release != "" && !strings.Contains(tag, "alpine") {
+		return "bases/golang-" + release + ".yaml", fmt.Sprintf(
+			"version: 1\nname: golang-%s\nkind: debian\nvariant: full\nplatforms: [linux/amd64]\npackages: [%s]\ngo: %q\nenv: {GOTOOLCHAIN: local}\nstandsFor: [%q]\nstate: active\n",
+			release, strings.Join(c.Bases[i].Packages, ", "), release, want)
+	}
+	repository := name
+	if !strings.Contains(repository, "/") {
+		repository = "library/" + repository
+	} else if host, rest, _ := strings.Cut(repository, "/"); strings.ContainsAny(host, ".:") {
+		repository = rest
+	}
+	digest := "sha256:…"
+	if _, d, ok := strings.Cut(ref, "@"); ok {
+		digest = d
+	}
+	return "bases/" + nameOf(short+"-"+tag) + ".yaml", fmt.Sprintf(
+		"version: 1\nname: %s\nkind: oci\nimage: %s@%s   # its digest at the OCI mirror of mirrors.yaml\nplatforms: [linux/amd64]\nstandsFor: [%q]\nstate: active\n",
+		nameOf(short+"-"+tag), repository, digest, want)
+}
+
+// alike says whether a base is of the kind of an upstream image.
+func alike(b catalog.Base, name, tag string) bool {
+	short := path.Base(name)
+	switch {
+	case short == "golang":
+		release := goVersion.FindString(tag)
+		return release != "" && goVersion.FindString(b.Go) == release
+	case b.Go != "":
+		return false
+	case short == "debian":
+		return b.Variant == "full" && len(b.Packages) < 8
+	case strings.Contains(name, "distroless/") && !strings.Contains(tag, "debug"):
+		return (strings.HasPrefix(short, "base") || strings.HasPrefix(short, "static")) && b.Variant == "minimal"
+	}
+	return false
+}
+
+// platforms are those the image can be built for without running foreign code.
+func platforms(c *catalog.Catalog, img *Image) []artifact.Platform {
+	out := []artifact.Platform{built}
+	if !img.Ready {
+		return out
+	}
+	var all []artifact.Platform
+	for _, b := range c.Bases {
+		for _, q := range b.Platforms {
+			if q != built && !slices.Contains(all, q) {
+				all = append(all, q)
+			}
+		}
+	}
+	for _, q := range all {
+		if buildsFor(c, img, q) {
+			out = append(out, q)
+		}
+	}
+	return out
+}
+
+func buildsFor(c *catalog.Catalog, img *Image, q artifact.Platform) bool {
+	args := (&catalog.Image{}).FromArgs(catalog.Variant{}, q)
+	args["BUILDPLATFORM"], args["BUILDOS"], args["BUILDARCH"] = built.String(), built.OS, built.Architecture
+	runs, err := img.file.RunPlatforms("", args)
+	if err != nil || slices.ContainsFunc(runs, func(r string) bool { return r != built.String() }) || len(runs) == 0 {
+		return false
+	}
+	refs, err := img.file.Bases(args)
+	for _, r := range refs {
+		found, rerr := c.Resolve(r.Ref)
+		b, ok := c.Base(found.Base)
+		if rerr != nil || !ok {
+			return false
+		}
+		want := q
+		if r.Platform != "" {
+			if want, err = artifact.ParsePlatform(r.Platform); err != nil {
+				return false
+			}
+		}
+		if !slices.Contains(b.Platforms, want) {
+			return false
+		}
+	}
+	return err == nil
+}
+
+// ecosystems are what tools fetch from, by tool: the mirror's name, or "" for
+// what no mirror serves, and what to do then.
+var ecosystems = map[string]struct{ mirror, remedy string }{
+	"apt": {"debian", "set debian: in the catalog's mirrors.yaml"}, "go": {"go", "set go: in the catalog's mirrors.yaml"},
+	"npm": {"npm", "set npm: in the catalog's mirrors.yaml"}, "pip": {"pypi", "a mirror of PyPI: pypi: in the catalog's mirrors.yaml"},
+	"apk":      {"apk", "build on a Debian base, or bring the packages into a base (kind: oci)"},
+	"rpm":      {"rpm", "build on a Debian base, or bring the packages into a base (kind: oci)"},
+	"cargo":    {"cargo", "vendor the crates (cargo vendor) into the context"},
+	"gem":      {"rubygems", "vendor the gems (bundle cache) into the context"},
+	"maven":    {"maven", "bring the repository's files into the context"},
+	"nuget":    {"nuget", "bring the packages into the context"},
+	"composer": {"composer", "bring vendor/ into the context"},
+	"git":      {"git", "a submodule, or a copy in the context"},
+	"download": {"files", "ADD --checksum=sha256:… of a file a mirror has, or a copy in the context"},
+}
+
+func (p *Proposal) tool(in Input, tool, place string) {
+	e, ok := ecosystems[tool]
+	if !ok {
+		return // make and its like: what they call stands elsewhere
+	}
+	i := slices.IndexFunc(p.Ecosystems, func(x Ecosystem) bool { return x.Tool == tool })
+	if i < 0 {
+		x := Ecosystem{Name: e.mirror, Tool: tool, Mirror: in.Mirror(e.mirror)}
+		if x.Mirror == "" {
+			x.Remedy = e.remedy
+		}
+		p.Ecosystems = append(p.Ecosystems, x)
+		i = len(p.Ecosystems) - 1
+	}
+	p.Ecosystems[i].Places = append(p.Ecosystems[i].Places, place)
+}

@@ -1,0 +1,113 @@
+package onboard
+
+import (
+	"fmt"
+	"io"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+var plain = regexp.MustCompile(`^[A-Za-z0-9_./-]+$`)
+
+// scalar writes a text as YAML.
+func scalar(s string) string {
+	if plain.MatchString(s) {
+		return s
+	}
+	return strconv.Quote(s)
+}
+
+// text is the project file. Images the catalog lacks a base for stand in it as
+// comments, unless there are no others: then whoever plans is told what is
+// missing.
+func (p *Proposal) text(spec string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "# What is built here, and with which catalog. drydock plan shows what follows.\nversion: 1\ncatalog: %s\nimages:\n", scalar(spec))
+	some := slices.ContainsFunc(p.Images, func(i Image) bool { return i.Ready })
+	for _, img := range p.Images {
+		entry := img.entry()
+		if some && !img.Ready {
+			entry = "  # Not yet: the catalog lacks what it builds on.\n" + comment(entry)
+		}
+		b.WriteString(entry)
+	}
+	return b.String()
+}
+
+func comment(text string) string {
+	lines := strings.SplitAfter(strings.TrimSuffix(text, "\n"), "\n")
+	for i, l := range lines {
+		lines[i] = "  # " + strings.TrimPrefix(l, "  ")
+	}
+	return strings.Join(lines, "") + "\n"
+}
+
+func (i Image) entry() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "  - name: %s\n", scalar(i.Name))
+	if i.Context != "." {
+		fmt.Fprintf(&b, "    context: %s\n", scalar(i.Context))
+	}
+	if i.Dockerfile != "Dockerfile" {
+		fmt.Fprintf(&b, "    dockerfile: %s\n", scalar(i.Dockerfile))
+	}
+	names := make([]string, len(i.Platforms))
+	for n, p := range i.Platforms {
+		names[n] = p.String()
+	}
+	fmt.Fprintf(&b, "    platforms: [%s]\n", strings.Join(names, ", "))
+	if len(i.Targets) > 0 {
+		fmt.Fprintf(&b, "    # target: %s   (the last stage without it)\n", strings.Join(i.Targets, " or "))
+	}
+	if len(i.Arguments) > 0 {
+		fmt.Fprintf(&b, "    # args: {%s: …}   FROM needs a value\n", strings.Join(i.Arguments, ": …, "))
+	}
+	return b.String()
+}
+
+// WriteText says in words what was found and what is missing.
+func (p *Proposal) WriteText(w io.Writer) error {
+	var b strings.Builder
+	for _, img := range p.Images {
+		state := "can be planned"
+		if !img.Ready {
+			state = "needs more of the catalog"
+		}
+		fmt.Fprintf(&b, "image %s: %s in %s (%s), %s\n", img.Name, img.Dockerfile, img.Context, img.Why, state)
+		for _, x := range img.Problems {
+			fmt.Fprintf(&b, "  %s: %s\n    %s\n", x.Place, x.Message, x.Remedy)
+		}
+	}
+	for _, x := range p.Bases {
+		if x.Base != "" {
+			fmt.Fprintf(&b, "base %s: %s stands for it\n", x.Ref, x.Base)
+			continue
+		}
+		fmt.Fprintf(&b, "base %s (%s): the catalog has none; it could have, in %s:\n", x.Ref, strings.Join(x.Places, ", "), x.File)
+		fmt.Fprint(&b, indent(x.Propose))
+	}
+	for _, e := range p.Ecosystems {
+		if e.Mirror != "" {
+			fmt.Fprintf(&b, "%s (%s): mirror %s\n", e.Name, strings.Join(e.Places, ", "), e.Mirror)
+			continue
+		}
+		fmt.Fprintf(&b, "%s by %s (%s): no mirror serves it\n  %s\n", e.Name, e.Tool, strings.Join(e.Places, ", "), e.Remedy)
+	}
+	for _, d := range p.Downloads {
+		fmt.Fprintf(&b, "%s: ADD %s: refused unless it is a mirror's\n", d.Place, d.URL)
+		if !d.Checksum {
+			fmt.Fprintln(&b, "  and without --checksum=sha256:… nobody can tell what it will be")
+		}
+	}
+	for _, s := range p.Skipped {
+		fmt.Fprintf(&b, "left out %s: %s\n", s.Path, s.Why)
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func indent(text string) string {
+	return "  | " + strings.ReplaceAll(strings.TrimSuffix(text, "\n"), "\n", "\n  | ") + "\n"
+}
