@@ -11,6 +11,7 @@ import (
 
 	"drydock/modules/artifact"
 	"drydock/modules/dockerfile"
+	"drydock/modules/secret/vault"
 )
 
 // Secret is a value a build may read with RUN --mount=type=secret,id=ID. It is
@@ -19,6 +20,11 @@ type Secret struct {
 	ID   string `yaml:"id"`
 	Env  string `yaml:"env,omitempty"`  // the variable that holds it
 	File string `yaml:"file,omitempty"` // the file that holds it; $NAME is put in from the environment
+
+	// Vault is where a Vault server has it: PATH#FIELD, the path as its HTTP API
+	// has it below /v1/ (secret/data/npm#token). It is read where the build
+	// needs it, from the server VAULT_ADDR names.
+	Vault string `yaml:"vault,omitempty"`
 
 	Place string `yaml:"-"` // file:line
 }
@@ -44,13 +50,29 @@ func (l *loader) checkSecrets(s source, img *Image) {
 			l.fail(secret.Place, "%q is not the id of a secret", secret.ID).Remedy = "write letters, digits, dots, dashes and underscores"
 		case seen[secret.ID]:
 			l.fail(secret.Place, "secret %s is there twice", secret.ID).Remedy = "remove one of them"
-		case (secret.Env == "") == (secret.File == ""):
-			l.fail(secret.Place, "secret %s has no single source", secret.ID).Remedy = "give one of env: VARIABLE and file: PATH"
+		case secret.sources() != 1:
+			l.fail(secret.Place, "secret %s has no single source", secret.ID).Remedy = "give one of env: VARIABLE, file: PATH and vault: PATH#FIELD"
 		case secret.Env != "" && !argPattern.MatchString(secret.Env):
 			l.fail(s.at("secrets", n, "env"), "%q is not the name of a variable", secret.Env).Remedy = "write the variable's name, not its value"
 		}
+		if secret.Vault != "" {
+			if _, err := vault.ParseRef(secret.Vault); err != nil {
+				l.fail(s.at("secrets", n, "vault"), "%v", err).Remedy = "write the path of Vault's HTTP API below /v1/ and a field, as secret/data/npm#token"
+			}
+		}
 		seen[secret.ID] = true
 	}
+}
+
+// sources counts what says where the secret comes from.
+func (s *Secret) sources() int {
+	n := 0
+	for _, from := range []string{s.Env, s.File, s.Vault} {
+		if from != "" {
+			n++
+		}
+	}
+	return n
 }
 
 // findContexts finds the named contexts, folders of the catalog like the main

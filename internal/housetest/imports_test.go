@@ -15,7 +15,7 @@ const module = "drydock"
 // pairs of one floor that may.
 var floors = map[string]int{
 	"artifact": 0,
-	"policy":   1, "dockerfile": 1, "jail": 1, "registry": 1, "mirror": 1, "sign": 1, "provenance": 1,
+	"policy":   1, "dockerfile": 1, "jail": 1, "registry": 1, "mirror": 1, "sign": 1, "provenance": 1, "secret": 1,
 	"engine":  2,
 	"steprun": 3, "base": 3, "image": 3, "sbom": 3, "scan": 3, "sandbox": 3,
 	"promote": 4, "admit": 4,

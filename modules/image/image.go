@@ -41,6 +41,7 @@ type Source struct {
 	Labels     map[string]string // said of the image, as labels and as annotations
 	Inherited  map[string]string // labels that speak of what it builds on and not of it
 	Secrets    map[string]string // by the id RUN --mount=type=secret names; part of no layer and no key
+	Private    []string          // ids of those that the image may not hold
 }
 
 // Built is one platform's archive, still in the engine, and what it holds.
@@ -78,7 +79,31 @@ func Build(ctx context.Context, c *dagger.Client, stepBin string, s Source) (*Bu
 	if err := json.Unmarshal([]byte(raw), &built.Image); err != nil {
 		return nil, fmt.Errorf("reading what the normalize step wrote: %w", err)
 	}
-	return built, nil
+	return built, unleaked(ctx, c, stepBin, s, built)
+}
+
+// secretsDir is where the step that looks for secrets has them.
+const secretsDir = "/run/secrets"
+
+// unleaked refuses an image that holds what its build was trusted with. An
+// image found clean is not looked at again for other values: they reach no
+// layer that was not built with them.
+func unleaked(ctx context.Context, c *dagger.Client, stepBin string, s Source, built *Built) error {
+	if len(s.Private) == 0 {
+		return nil
+	}
+	call := steprun.Call{
+		Binary: stepBin, Args: []string{"leaks", "--in", "/in/image.tar", "--secrets", secretsDir},
+		Files: map[string]*dagger.File{"/in/image.tar": built.Tar}, Secrets: map[string]*dagger.Secret{},
+	}
+	if len(s.BaseLayers) > 0 {
+		call.Args = append(call.Args, "--base-layers", joinDigests(s.BaseLayers))
+	}
+	for _, id := range s.Private {
+		call.Secrets[secretsDir+"/"+id] = c.SetSecret(id, s.Secrets[id])
+	}
+	_, err := steprun.Container(c, call).Sync(ctx)
+	return steprun.Explain(ctx, "looking for secrets in image", s.Name, err)
 }
 
 // Export writes the archive to a file of this host.

@@ -30,6 +30,9 @@ type Call struct {
 	Files  map[string]*dagger.File      // mounted read-only inputs by path
 	Dirs   map[string]*dagger.Directory // likewise
 	Env    map[string]string
+
+	// Secrets are mounted files too; what they hold is part of no cache key.
+	Secrets map[string]*dagger.Secret
 }
 
 // Container is an empty container that runs the call; its outputs are read
@@ -41,6 +44,9 @@ func Container(c *dagger.Client, call Call) *dagger.Container {
 	}
 	for _, p := range sortedKeys(call.Dirs) {
 		ctr = ctr.WithMountedDirectory(p, call.Dirs[p])
+	}
+	for _, p := range sortedKeys(call.Secrets) {
+		ctr = ctr.WithMountedSecret(p, call.Secrets[p])
 	}
 	ctr = ctr.WithEnvVariable(NetworkVariable, "none").WithEnvVariable("TMPDIR", "/tmp")
 	for _, k := range sortedKeys(call.Env) {

@@ -38,6 +38,8 @@ type State struct {
 	Ref      string            // full name of the ref HEAD is on, "" when detached
 	Remote   string            // URI of the remote origin, without credentials; "" without one
 	Dirty    map[string]string // images whose sources are not a clean commit, and why; never nil
+
+	Absent map[string]Absence // images whose sources are not all checked out
 }
 
 // Select compares the work tree, with what is not yet committed or added, with
@@ -100,6 +102,10 @@ func Describe(ctx context.Context, req Request) (*State, error) {
 	}
 	t := touching{catalog: req.Catalog}
 	t.add(g.dir, files, req.ProjectDir != "")
+	st.Absent = map[string]Absence{}
+	if err := g.absent(ctx, req.Catalog, req.ProjectDir != "", st.Absent); err != nil {
+		return nil, err
+	}
 	if req.ProjectDir != "" && !req.Pinned {
 		c, err := open(ctx, req.CatalogDir, req.Environ)
 		if err != nil {
@@ -112,6 +118,9 @@ func Describe(ctx context.Context, req Request) (*State, error) {
 			return nil, err
 		}
 		t.add(c.dir, files, false)
+		if err := c.absent(ctx, req.Catalog, false, st.Absent); err != nil {
+			return nil, err
+		}
 	}
 	st.Dirty = t.spread()
 	return st, nil
@@ -212,13 +221,10 @@ func isSetting(rel string) bool {
 	return rel == "mirrors.yaml" || strings.HasPrefix(rel, "emulators.") || rel == "stages.yaml" || strings.HasPrefix(rel, "policies/")
 }
 
-// partOf says whether a file of the catalog is one an image is made of.
+// partOf says whether a file of the catalog is one an image is made of. Git
+// names a submodule by its folder: it stands for all that is below.
 func partOf(img *catalog.Image, rel string) bool {
-	locks := "locks"
-	if img.Project {
-		locks = catalog.ProjectLocks
-	}
-	if rel == img.File || rel == img.DockerfilePath || rel == path.Join(locks, img.Name+".json") || slices.Contains(img.StructurePaths, rel) {
+	if wholly(img, rel) {
 		return true
 	}
 	for _, c := range img.NamedContexts {
@@ -239,10 +245,27 @@ func partOf(img *catalog.Image, rel string) bool {
 	return slices.ContainsFunc(img.Parsed.ContextPaths(), func(p string) bool { return covers(p, in) }) && !ignored(img.Ignore, in)
 }
 
+// wholly says whether all of a file or folder counts, without a look at what the
+// Dockerfile copies and .dockerignore leaves out.
+func wholly(img *catalog.Image, rel string) bool {
+	locks := "locks"
+	if img.Project {
+		locks = catalog.ProjectLocks
+	}
+	parts := append([]string{img.File, img.DockerfilePath, img.ContextDir, path.Join(locks, img.Name+".json")}, img.StructurePaths...)
+	for _, c := range img.NamedContexts {
+		parts = append(parts, c.Dir)
+	}
+	return slices.ContainsFunc(parts, func(p string) bool {
+		_, below := under(rel, p)
+		return rel == p || below
+	})
+}
+
 // covers says whether COPY of a path, or of what a wildcard matches, takes a
 // file of the context along.
 func covers(pattern, file string) bool {
-	if pattern == "." {
+	if _, below := under(file, pattern); below || pattern == "." {
 		return true
 	}
 	for p := file; p != "."; p = path.Dir(p) {

@@ -3,6 +3,7 @@ package changed
 import (
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -103,6 +104,15 @@ func (r *repo) request(base string) Request {
 		r.t.Fatal(err)
 	}
 	return Request{Base: base, CatalogDir: dir, Catalog: c, Environ: r.env}
+}
+
+func (r *repo) describe() *State {
+	r.t.Helper()
+	st, err := Describe(r.t.Context(), r.request(""))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return st
 }
 
 func TestSelectByWhatChanged(t *testing.T) {
@@ -276,14 +286,7 @@ func TestSelectRefuses(t *testing.T) {
 
 func TestDescribe(t *testing.T) {
 	r := newRepo(t)
-	describe := func() *State {
-		t.Helper()
-		st, err := Describe(context.Background(), r.request(""))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return st
-	}
+	describe := r.describe
 	r.git("remote", "add", "origin", "https://user:secret@git.test/team/repo.git?token=x")
 	st := describe()
 	if st.Revision != r.git("rev-parse", "HEAD") || st.Ref != "refs/heads/work" || st.Remote != "https://git.test/team/repo.git" || len(st.Dirty) != 0 {
@@ -369,5 +372,69 @@ func TestRedact(t *testing.T) {
 		if got := Redact(in); got != want {
 			t.Errorf("%q becomes %q, want %q", in, got, want)
 		}
+	}
+}
+
+// A submodule stands in git under the name of its folder.
+func TestSubmodules(t *testing.T) {
+	r := newRepo(t)
+	their := t.TempDir()
+	in := func(args ...string) { r.git(append([]string{"-C", their}, args...)...) }
+	in("init", "-q", "-b", "main")
+	if err := os.MkdirAll(filepath.Join(their, "src"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{"one\n", "two\n"} {
+		if err := os.WriteFile(filepath.Join(their, "src", "lib.txt"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		in("add", ".")
+		in("commit", "-q", "-m", text)
+	}
+	r.write("cat/images/one/Dockerfile", "FROM min\nCOPY lib/src /lib\n")
+	r.git("submodule", "--quiet", "add", their, "cat/images/one/lib")
+	r.git("submodule", "--quiet", "add", their, "cat/images/three/lib")
+	r.commit()
+	r.git("branch", "-f", "main")
+	if st := r.describe(); len(st.Dirty) != 0 || len(st.Absent) != 0 {
+		t.Errorf("checked out: %+v", st)
+	}
+
+	r.git("-C", "cat/images/one/lib", "checkout", "-q", "HEAD^")
+	if st := r.describe(); !reflect.DeepEqual(slices.Sorted(maps.Keys(st.Dirty)), []string{"one", "two"}) {
+		t.Errorf("at another commit: %v", st.Dirty)
+	}
+	r.commit()
+	sel, err := Select(t.Context(), r.request("main"))
+	if err != nil || !slices.Equal(sel.Images, []string{"one", "two"}) {
+		t.Errorf("moved: %+v, %v", sel, err)
+	}
+
+	r.git("submodule", "--quiet", "deinit", "-f", "cat/images/three/lib")
+	st := r.describe()
+	if a := st.Absent["three"]; len(st.Absent) != 1 || a.Path != "cat/images/three/lib" || !strings.Contains(a.Remedy, "submodule update") {
+		t.Errorf("not checked out: %+v", st.Absent)
+	}
+}
+
+// A pointer in place of a file of Git LFS is no source to build from.
+func TestLargeFiles(t *testing.T) {
+	r := newRepo(t)
+	const pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n"
+	r.write("cat/images/three/big.bin", pointer)
+	r.write("cat/images/one/README", pointer) // not copied into the image
+	r.commit()
+	if st := r.describe(); len(st.Absent) != 0 {
+		t.Errorf("without the attribute it is a text like others: %+v", st.Absent)
+	}
+	r.write("cat/.gitattributes", "*.bin filter=lfs diff=lfs merge=lfs -text\nREADME filter=lfs\n")
+	r.commit()
+	st := r.describe()
+	if a := st.Absent["three"]; len(st.Absent) != 1 || a.Path != "cat/images/three/big.bin" || !strings.Contains(a.Remedy, "git lfs pull") {
+		t.Errorf("%+v", st.Absent)
+	}
+	r.write("cat/images/three/big.bin", strings.Repeat("the content\n", 1000))
+	if st := r.describe(); len(st.Absent) != 0 {
+		t.Errorf("fetched: %+v", st.Absent)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/v1/layout"
@@ -217,10 +218,14 @@ func (l *Line) build(ctx context.Context, n plan.Node, in run.Inputs) (any, erro
 	if err != nil {
 		return nil, err
 	}
-	secrets, err := l.secrets(img)
+	if a, ok := l.cfg.State.Absent[img.Name]; ok {
+		return nil, &artifact.Error{Kind: artifact.KindUsage, Op: "building", Place: a.Path, Message: a.Why, Remedy: a.Remedy}
+	}
+	secrets, err := l.secrets(ctx, img)
 	if err != nil {
 		return nil, err
 	}
+	private := slices.Sorted(maps.Keys(secrets))
 	if !e.Hermetic {
 		var addresses map[string]string
 		if text, addresses, err = l.withMirrors(ctx, img, text, refs, variant); err != nil {
@@ -247,7 +252,7 @@ func (l *Line) build(ctx context.Context, n plan.Node, in run.Inputs) (any, erro
 	l.mu.Unlock()
 	b.Built, err = image.Build(ctx, e.Client, step, image.Source{
 		Name: b.Name, ContextDir: filepath.Join(l.source(img), img.ContextDir), Ignore: img.Ignore,
-		Dockerfile: text, Target: img.Target, Args: variant.Args, Platform: *n.Platform, Epoch: b.Epoch, BaseLayers: layers, Secrets: secrets,
+		Dockerfile: text, Target: img.Target, Args: variant.Args, Platform: *n.Platform, Epoch: b.Epoch, BaseLayers: layers, Secrets: secrets, Private: private,
 		Labels: labels, Inherited: inherited,
 	})
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"drydock/modules/artifact"
 	"drydock/modules/engine"
 	"drydock/modules/image"
+	"drydock/modules/secret/vault"
 )
 
 // maxSecret is the most a secret holds; engines take no more.
@@ -61,10 +62,10 @@ func (l *Line) pushContext(ctx context.Context, bases *basesRegistry, name, sour
 }
 
 // secrets reads what the image's build may ask for, by id.
-func (l *Line) secrets(img *catalog.Image) (map[string]string, error) {
+func (l *Line) secrets(ctx context.Context, img *catalog.Image) (map[string]string, error) {
 	out := make(map[string]string, len(img.Secrets))
 	for _, s := range img.Secrets {
-		value, err := l.secret(s)
+		value, err := l.secretOf(ctx, s)
 		if err != nil {
 			return nil, err
 		}
@@ -76,6 +77,54 @@ func (l *Line) secrets(img *catalog.Image) (map[string]string, error) {
 	return out, nil
 }
 
+// secretOf reads a secret from where it is; what was not known when the run
+// began is hidden from every output from now on.
+func (l *Line) secretOf(ctx context.Context, s catalog.Secret) (string, error) {
+	if s.Vault == "" {
+		return l.secret(s)
+	}
+	ref, err := vault.ParseRef(s.Vault)
+	if err != nil {
+		return "", secretError(s, err.Error(), "write PATH#FIELD", nil)
+	}
+	server, err := l.vault.get()
+	if err != nil {
+		return "", inSecret(s, err)
+	}
+	value, err := server.Read(ctx, ref)
+	l.hide(server.Values()...)
+	if err != nil {
+		return "", inSecret(s, err)
+	}
+	l.hide(value)
+	return value, nil
+}
+
+// inSecret says which secret of the catalog an error is about.
+func inSecret(s catalog.Secret, err error) error {
+	var e *artifact.Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	out := *e
+	out.Op = "reading secret " + s.ID + " from Vault"
+	if out.Place != "" {
+		out.Message = out.Place + ": " + out.Message
+	}
+	out.Place = s.Place
+	return &out
+}
+
+func (l *Line) openVault() (*vault.Client, error) { return vault.New(l.getenv) }
+
+// hide keeps values out of everything shown from now on.
+func (l *Line) hide(values ...string) {
+	if l.cfg.Hide != nil {
+		l.cfg.Hide(values...)
+	}
+}
+
+// secret reads what needs no server.
 func (l *Line) secret(s catalog.Secret) (string, error) {
 	if s.Env != "" {
 		if value := l.getenv(s.Env); value != "" {
@@ -101,11 +150,12 @@ func (l *Line) secret(s catalog.Secret) (string, error) {
 // credentials are the variables whose values are nobody's to read in a log.
 var credentials = []string{
 	"COSIGN_PASSWORD", envSigningKey, "DRYDOCK_REGISTRY_PASSWORD", "DOCKER_AUTH_CONFIG",
-	"CI_JOB_TOKEN", "CI_REGISTRY_PASSWORD", "SYSTEM_ACCESSTOKEN",
+	"CI_JOB_TOKEN", "CI_REGISTRY_PASSWORD", "SYSTEM_ACCESSTOKEN", "VAULT_TOKEN", "VAULT_ID_TOKEN",
 }
 
 // Hidden lists the values that no output may show: the build secrets of the
-// catalog's images, as far as they are there, and credentials.
+// catalog's images, as far as they are there, and credentials. What a Vault
+// server has is hidden once it is read.
 func Hidden(c *catalog.Catalog, environ []string) []string {
 	l := &Line{cfg: Config{Environ: environ}}
 	var out []string
@@ -116,7 +166,7 @@ func Hidden(c *catalog.Catalog, environ []string) []string {
 	}
 	for i := range c.Images {
 		for _, s := range c.Images[i].Secrets {
-			if v, err := l.secret(s); err == nil {
+			if v, err := l.secret(s); err == nil && s.Vault == "" {
 				out = append(out, v)
 			}
 		}

@@ -23,6 +23,7 @@ import (
 	"drydock/modules/engine"
 	"drydock/modules/mirror"
 	"drydock/modules/registry"
+	"drydock/modules/secret/vault"
 	"drydock/modules/sign"
 	"drydock/pipeline/changed"
 	"drydock/pipeline/ci"
@@ -49,6 +50,9 @@ type Config struct {
 	Jobs     int // tasks at once; 0 is twice the processors
 
 	Environ []string
+	// Hide keeps values out of everything Sink shows from then on; nil: it shows
+	// no secrets.
+	Hide func(values ...string)
 	// LookupEnv gives the variables that env:// secrets name; nil refuses them.
 	LookupEnv func(string) (string, bool)
 	CI        ci.CI
@@ -84,6 +88,7 @@ type Line struct {
 	basesReg   *shared[*basesRegistry]
 	signer     *shared[*sign.Signer]
 	gatewayBox *shared[*gatewayBox]
+	vault      *shared[*vault.Client]
 	emulation  *shared[*emulation]
 	canEmulate *shared[string]
 
@@ -124,6 +129,7 @@ func New(ctx context.Context, cfg Config) *Line {
 	l.gatewayBox = share(l.openGateway)
 	l.emulation = share(l.openEmulation)
 	l.canEmulate = share(l.findEmulates)
+	l.vault = share(l.openVault)
 	return l
 }
 

@@ -2,20 +2,18 @@ package progress
 
 import (
 	"bytes"
-	"encoding/base64"
 	"errors"
 	"io"
-	"net/url"
-	"sort"
+	"slices"
 	"strings"
 	"sync"
+
+	"drydock/modules/secret"
 )
 
 const (
-	redacted      = "***"
-	minSecret     = 4       // shorter ones would redact ordinary text
-	minSecretLine = 8       // of a secret of several lines, lines this long count alone
-	maxLine       = 1 << 16 // a longer line is shown in pieces
+	redacted = "***"
+	maxLine  = 1 << 16 // a longer line is shown in pieces
 )
 
 // Redactor returns a writer that passes everything on to w with the secrets
@@ -29,47 +27,20 @@ func Redactor(secrets []string, w io.Writer) io.WriteCloser {
 }
 
 // Redacted returns a sink that passes events on with the secrets replaced.
-func Redacted(secrets []string, s Sink) Sink {
-	return &redactedSink{sink: s, secrets: forms(secrets)}
+// More may become known on the way.
+func Redacted(secrets []string, s Sink) *RedactedSink {
+	r := &RedactedSink{sink: s}
+	r.Hide(secrets...)
+	return r
 }
 
 // forms lists every spelling of the secrets, longest first.
 func forms(secrets []string) [][]byte {
-	seen := map[string]bool{}
-	add := func(s string, least int) {
-		if len(s) >= least {
-			seen[s] = true
-		}
+	values := make([][]byte, len(secrets))
+	for i, s := range secrets {
+		values[i] = []byte(s)
 	}
-	for _, s := range secrets {
-		trimmed := strings.TrimSpace(s)
-		if len(trimmed) < minSecret {
-			continue
-		}
-		add(trimmed, minSecret)
-		add(url.QueryEscape(trimmed), minSecret)
-		add(url.PathEscape(trimmed), minSecret)
-		add(base64.StdEncoding.EncodeToString([]byte(s)), minSecret)
-		add(base64.StdEncoding.EncodeToString([]byte(trimmed)), minSecret)
-		if lines := strings.Split(trimmed, "\n"); len(lines) > 1 {
-			for _, l := range lines {
-				if l = strings.TrimSpace(l); !strings.HasPrefix(l, "-----") {
-					add(l, minSecretLine)
-				}
-			}
-		}
-	}
-	out := make([][]byte, 0, len(seen))
-	for s := range seen {
-		out = append(out, []byte(s))
-	}
-	sort.Slice(out, func(i, j int) bool {
-		if len(out[i]) != len(out[j]) {
-			return len(out[i]) > len(out[j])
-		}
-		return bytes.Compare(out[i], out[j]) < 0
-	})
-	return out
+	return secret.Forms(values...)
 }
 
 type redactor struct {
@@ -164,13 +135,35 @@ func maskAll(mask []bool, text []byte, secrets [][]byte) {
 	}
 }
 
-type redactedSink struct {
-	sink    Sink
-	secrets [][]byte
+// RedactedSink replaces secrets in what it passes on.
+type RedactedSink struct {
+	sink Sink
+
+	mu      sync.Mutex
+	values  []string
+	secrets [][]byte // their forms; replaced, never changed
+}
+
+// Hide adds secrets.
+func (r *RedactedSink) Hide(secrets ...string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range secrets {
+		if !slices.Contains(r.values, s) {
+			r.values = append(r.values, s)
+		}
+	}
+	r.secrets = forms(r.values)
+}
+
+func (r *RedactedSink) known() [][]byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.secrets
 }
 
 // Emit passes the event on with its text and error redacted.
-func (r *redactedSink) Emit(e Event) {
+func (r *RedactedSink) Emit(e Event) {
 	e.Text = r.text(e.Text)
 	if e.Err != nil {
 		if msg := e.Err.Error(); r.text(msg) != msg {
@@ -181,11 +174,11 @@ func (r *redactedSink) Emit(e Event) {
 }
 
 // Close closes the sink behind it.
-func (r *redactedSink) Close() error { return r.sink.Close() }
+func (r *RedactedSink) Close() error { return r.sink.Close() }
 
-func (r *redactedSink) text(s string) string {
+func (r *RedactedSink) text(s string) string {
 	var b bytes.Buffer
-	w := &redactor{w: &b, secrets: r.secrets}
+	w := &redactor{w: &b, secrets: r.known()}
 	w.pending = []byte(s)
 	_ = w.pass(len(s)) // a bytes.Buffer takes everything
 	return b.String()

@@ -137,7 +137,7 @@ func FuzzRedactor(f *testing.F) {
 	f.Add("abab", "ababab", 2)
 	f.Fuzz(func(t *testing.T, secret, text string, at int) {
 		secret = strings.TrimSpace(secret)
-		if len(secret) < minSecret || at < 0 || at > len(text) || strings.Contains(secret, "*") {
+		if len(secret) < 4 || at < 0 || at > len(text) || strings.Contains(secret, "*") {
 			return
 		}
 		var b bytes.Buffer

@@ -36,6 +36,7 @@ type streams struct{ out, err io.Writer }
 func commands() []command {
 	return []command{
 		{"normalize", "rewrite an image archive so that the same content is the same digest", runNormalize},
+		{"leaks", "look for secrets in an image archive", runLeaks},
 		{"sbom", "make an image archive's bill of materials", runSBOM},
 		{"scan", "find known vulnerabilities in a bill of materials", runScan},
 		{"test", "run black-box tests, as the init of the image's own container", runTest},

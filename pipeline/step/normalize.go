@@ -29,12 +29,9 @@ func runNormalize(_ context.Context, args []string, std streams) error {
 		return err
 	}
 	o := normalize.Options{In: *in, Out: *out, Epoch: time.Unix(*epoch, 0).UTC(), MaxBytes: *maxBytes, Labels: labels, Inherited: inherited}
-	for _, s := range strings.FieldsFunc(*base, func(r rune) bool { return r == ',' }) {
-		d, err := artifact.ParseDigest(s)
-		if err != nil {
-			return err
-		}
-		o.BaseLayers = append(o.BaseLayers, d)
+	var err error
+	if o.BaseLayers, err = digests(*base); err != nil {
+		return err
 	}
 	if *platform != "" {
 		p, err := artifact.ParsePlatform(*platform)

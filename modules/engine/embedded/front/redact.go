@@ -4,24 +4,19 @@ package front
 
 import (
 	"bytes"
-	"encoding/base64"
-	"encoding/hex"
 	"io"
 	"slices"
 	"sync"
+
+	secrets "drydock/modules/secret"
 )
 
 // redacted is what stands in an output where a secret stood.
 const redacted = "***"
 
-const (
-	// minDerived is the shortest encoded secret, or line of one, that is looked
-	// for: shorter ones stand in texts by chance.
-	minDerived = 8
-	// minSession is the shortest secret that is taken out of messages of steps
-	// that did not have it.
-	minSession = 6
-)
+// minSession is the shortest secret that is taken out of messages of steps that
+// did not have it.
+const minSession = 6
 
 // redactor finds secrets in what is written. A nil redactor finds nothing.
 type redactor struct{ byFirst [256][][]byte }
@@ -32,12 +27,8 @@ func newRedactor(values [][]byte) *redactor {
 	var needles [][]byte
 	for _, v := range values {
 		needles = append(needles, v, bytes.TrimSpace(v))
-		for _, n := range derived(v) {
-			if len(n) >= minDerived {
-				needles = append(needles, n)
-			}
-		}
 	}
+	needles = append(needles, secrets.Forms(values...)...)
 	needles = slices.DeleteFunc(needles, func(n []byte) bool { return len(n) == 0 })
 	if len(needles) == 0 {
 		return nil
@@ -53,37 +44,6 @@ func newRedactor(values [][]byte) *redactor {
 		r.byFirst[n[0]] = append(r.byFirst[n[0]], n)
 	}
 	return r
-}
-
-// derived are other ways in which a value may be printed.
-func derived(value []byte) [][]byte {
-	var out [][]byte
-	if bytes.ContainsRune(bytes.TrimSpace(value), '\n') {
-		for _, line := range bytes.Split(value, []byte("\n")) {
-			out = append(out, bytes.TrimSpace(line))
-		}
-	}
-	for _, v := range [][]byte{value, bytes.TrimSpace(value)} {
-		out = append(out, []byte(hex.EncodeToString(v)))
-		for shift := range 3 {
-			out = append(out, inBase64(base64.RawStdEncoding, v, shift), inBase64(base64.RawURLEncoding, v, shift))
-		}
-	}
-	return out
-}
-
-// inBase64 is what base64 makes of a value for sure when it stands shift bytes
-// after a multiple of three: without the characters its neighbours decide too.
-func inBase64(enc *base64.Encoding, value []byte, shift int) []byte {
-	text := enc.EncodeToString(append(make([]byte, shift), value...))
-	from, to := []int{0, 2, 3}[shift], len(text)
-	if (shift+len(value))%3 != 0 {
-		to--
-	}
-	if from >= to {
-		return nil
-	}
-	return []byte(text[from:to])
 }
 
 // match is the length of the secret that starts at text[0], and whether a

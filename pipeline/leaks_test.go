@@ -1,0 +1,99 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"drydock/modules/secret"
+)
+
+// leaks looks for a value, as it is or encoded, in every file below some
+// places, also in compressed ones, in names and in links: leaks VALUE PATH...
+func leaks(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) < 2 {
+		ts.Fatalf("usage: leaks VALUE PATH...")
+	}
+	forms := secret.Forms([]byte(args[0]))
+	var found []string
+	files := 0
+	for _, p := range args[1:] {
+		ts.Check(filepath.WalkDir(ts.MkAbs(p), func(path string, d fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			if holds, err := leaksIn(path, d, forms); err != nil || holds {
+				found = append(found, path)
+				return err
+			}
+			files++
+			return nil
+		}))
+	}
+	if files == 0 {
+		ts.Fatalf("there is nothing in %q", args[1:])
+	}
+	if len(found) == 0 && !neg {
+		ts.Fatalf("it is nowhere in %d files", files)
+	}
+	if len(found) > 0 && neg {
+		ts.Fatalf("it is in %q", found)
+	}
+}
+
+func leaksIn(path string, d fs.DirEntry, forms [][]byte) (bool, error) {
+	text := []byte(d.Name())
+	switch {
+	case d.Type()&fs.ModeSymlink != 0:
+		to, err := os.Readlink(path)
+		if err != nil {
+			return false, err
+		}
+		text = append(text, to...)
+	case d.Type().IsRegular():
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			return false, err
+		}
+		plain, err := unpacked(raw)
+		if err != nil {
+			return false, fmt.Errorf("%s: %w", path, err)
+		}
+		text = append(append(text, raw...), plain...)
+	}
+	for _, f := range forms {
+		if bytes.Contains(text, f) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// unpacked is what compressed bytes hold, nil for others and for damaged ones.
+func unpacked(raw []byte) ([]byte, error) {
+	switch {
+	case bytes.HasPrefix(raw, []byte{0x1f, 0x8b}):
+		r, err := gzip.NewReader(bytes.NewReader(raw))
+		if err != nil {
+			return nil, nil //nolint:nilerr // it only begins like one
+		}
+		out, _ := io.ReadAll(r)
+		return out, nil
+	case bytes.HasPrefix(raw, []byte{0x28, 0xb5, 0x2f, 0xfd}):
+		r, err := zstd.NewReader(nil)
+		if err != nil {
+			return nil, err
+		}
+		defer r.Close()
+		out, _ := r.DecodeAll(raw, nil)
+		return out, nil
+	}
+	return nil, nil
+}
