@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"sync/atomic"
 	"syscall"
 
 	"drydock/modules/artifact"
@@ -56,6 +57,9 @@ type drydock struct {
 	tier  string
 	cache string
 	stop  func() error
+
+	engine process      // while one is kept running
+	spent  atomic.Int64 // nanoseconds of CPU of clients
 }
 
 func (d *drydock) name() string {
@@ -83,7 +87,11 @@ func (d *drydock) build(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	return cmd.Run()
+	err = cmd.Run()
+	if cmd.ProcessState != nil {
+		d.spent.Add(int64(cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()))
+	}
+	return err
 }
 
 // start keeps an engine running, which clients join.
@@ -111,7 +119,8 @@ func (d *drydock) start(ctx context.Context) error {
 	if _, err := io.ReadFull(out, make([]byte, len("ready\n"))); err != nil {
 		return errors.Join(fmt.Errorf("starting the engine: %w", err), d.halt())
 	}
-	return nil
+	d.engine, err = engineBelow(cmd.Process.Pid)
+	return err
 }
 
 func (d *drydock) halt() error {

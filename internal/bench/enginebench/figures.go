@@ -13,7 +13,10 @@ import (
 	"time"
 )
 
-var errNoDagger = errors.New("not measured here: its engine needs privileges and is no Go module of ours")
+var (
+	errNoDagger  = errors.New("not measured here: its engine needs privileges and is no Go module of ours")
+	errNotWanted = errors.New("not asked for")
+)
 
 // figures is what the measuring writes.
 type figures struct {
@@ -25,7 +28,8 @@ type figures struct {
 	Milliseconds map[string]map[string][]float64 `json:"milliseconds"` // peer, what, every run
 	Medians      map[string]map[string]float64   `json:"medians"`      // milliseconds
 	Ratios       []ratio                         `json:"ratios"`
-	LeftOut      map[string]string               `json:"leftOut"` // peer, why
+	Peak         map[string]int64                `json:"peakBytes"` // memory of the engine, by peer
+	LeftOut      map[string]string               `json:"leftOut"`   // peer, why
 }
 
 // ratio is one of our medians over a peer's.
@@ -39,7 +43,8 @@ type ratio struct {
 func newFigures() *figures {
 	return &figures{
 		Version: 1, Time: time.Now().UTC().Truncate(time.Second), CPUs: runtime.NumCPU(),
-		Milliseconds: map[string]map[string][]float64{}, Medians: map[string]map[string]float64{}, LeftOut: map[string]string{},
+		Milliseconds: map[string]map[string][]float64{}, Medians: map[string]map[string]float64{},
+		Peak: map[string]int64{}, LeftOut: map[string]string{},
 	}
 }
 
@@ -70,17 +75,30 @@ func (f *figures) compare() {
 	for _, c := range []struct{ what, ours, peer string }{
 		{"step", "drydock", "runc"}, {"step", "drydock", "buildkitd"},
 		{"nothing changed", "drydock", "buildkitd"}, {"new commands", "drydock", "buildkitd"},
-		{"cold with pull", "drydock", "buildkitd"},
+		{"cold with pull", "drydock", "buildkitd"}, {workName, "drydock", "buildkitd"},
 		{"nothing changed", "drydock T2", "drydock"}, {"new commands", "drydock T2", "drydock"}, {"cold with pull", "drydock T2", "drydock"},
+		{"step", "drydock T2", "drydock"}, {workName, "drydock T2", "drydock"},
+		{cpuOf + workName, "drydock T2", "drydock"},
 	} {
-		a, b := f.Medians[c.ours][c.what], f.Medians[c.peer][c.what]
-		if a <= 0 || b <= 0 {
-			continue
-		}
-		r := ratio{What: c.what, Ours: c.ours, Peer: c.peer, Ratio: a / b}
-		f.Ratios = append(f.Ratios, r)
-		fmt.Fprintf(os.Stderr, "%-34s %s / %s = %.2f (%.0f ms / %.0f ms)\n", r.What, r.Ours, r.Peer, r.Ratio, a, b)
+		f.ratio(c.what, c.ours, c.peer, f.Medians[c.ours][c.what], f.Medians[c.peer][c.what])
 	}
+	for _, who := range []string{"drydock", "drydock T2"} {
+		m := f.Medians[who]
+		f.ratio(cpuOf+atOnceName, who, who+", "+oneByOneName, m[cpuOf+atOnceName], m[cpuOf+oneByOneName])
+	}
+	for who, bytes := range f.Peak {
+		fmt.Fprintf(os.Stderr, "%-34s %s: %d MB\n", "most memory of the engine", who, bytes/1_000_000)
+	}
+}
+
+// ratio notes a over b, when both were measured.
+func (f *figures) ratio(what, ours, peer string, a, b float64) {
+	if a <= 0 || b <= 0 {
+		return
+	}
+	r := ratio{What: what, Ours: ours, Peer: peer, Ratio: a / b}
+	f.Ratios = append(f.Ratios, r)
+	fmt.Fprintf(os.Stderr, "%-34s %s / %s = %.2f (%.0f ms / %.0f ms)\n", r.What, r.Ours, r.Peer, r.Ratio, a, b)
 }
 
 func median(runs []float64) float64 {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -29,6 +30,8 @@ type builder interface {
 type bench struct {
 	tmp     string
 	runs    int
+	only    string // peer; empty: all
+	work    bool   // only the builds of work
 	base    *base
 	figures *figures
 	serial  int
@@ -42,12 +45,17 @@ func (b *bench) all(ctx context.Context) error {
 	}
 	kit := &buildkit{b: b}
 	peers := []builder{&drydock{b: b}, &drydock{b: b, tier: "T2"}}
-	if err := kit.get(ctx); err != nil {
+	if b.only != "" && b.only != kit.name() {
+		b.figures.leave(kit.name(), errNotWanted)
+	} else if err := kit.get(ctx); err != nil {
 		b.figures.leave("buildkitd", err)
 	} else {
 		peers = append(peers, kit)
 	}
 	b.figures.leave("Dagger Engine", errNoDagger)
+	if b.only != "" {
+		peers = slices.DeleteFunc(peers, func(p builder) bool { return p.name() != b.only })
+	}
 	for _, p := range peers {
 		if err := b.peer(ctx, p); err != nil {
 			if p.name() == "drydock" {
@@ -74,7 +82,11 @@ func (b *bench) peer(ctx context.Context, p builder) (err error) {
 			err = herr
 		}
 	}()
-	for range b.runs {
+	colds, warms := b.runs, b.runs
+	if b.work {
+		colds, warms = 0, 0
+	}
+	for range colds {
 		if err := b.cold(ctx, p); err != nil {
 			return err
 		}
@@ -89,19 +101,28 @@ func (b *bench) peer(ctx context.Context, p builder) (err error) {
 	if err := b.inNewFolder(chain, func(dir string) error { return p.build(ctx, dir) }); err != nil {
 		return err
 	}
-	for range b.runs {
+	for range warms {
 		if err := b.warm(ctx, p, chain); err != nil {
 			return err
 		}
 	}
+	if err := b.works(ctx, p); err != nil {
+		return err
+	}
 	if err := p.halt(); err != nil {
 		return err
 	}
+	return b.alone(ctx, p, chain, warms)
+}
+
+// alone is without a running engine. A daemon that is not running is nothing
+// its users wait for.
+func (b *bench) alone(ctx context.Context, p builder, chain string, runs int) error {
 	if _, ours := p.(*drydock); !ours {
-		return nil // a daemon that is not running is nothing its users wait for
+		return nil
 	}
 	return b.inNewFolder(chain, func(dir string) error {
-		for range b.runs {
+		for range runs {
 			if err := b.timed(p.name(), "nothing changed, nothing running", func() error { return p.build(ctx, dir) }); err != nil {
 				return err
 			}
