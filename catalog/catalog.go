@@ -67,7 +67,8 @@ type Image struct {
 	Tests       Tests               `yaml:"tests"`
 	Tags        []string            `yaml:"tags,omitempty"`
 	Secrets     []Secret            `yaml:"secrets,omitempty"`
-	Contexts    map[string]string   `yaml:"contexts,omitempty"` // folders by the name COPY --from= calls them, relative to the image's file
+	KeepTraces  bool                `yaml:"keepTraces,omitempty"` // leave logs and caches of package managers in its layers
+	Contexts    map[string]string   `yaml:"contexts,omitempty"`   // folders by the name COPY --from= calls them, relative to the image's file
 
 	Project        bool             `yaml:"-"` // it is the project file's; paths below are relative to the project, else to the catalog
 	Place          string           `yaml:"-"` // file:line of its name

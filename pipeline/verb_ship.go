@@ -29,8 +29,25 @@ func (p *program) verifyVerb() *cli.Command {
 		ArgsUsage: "SUBJECT...",
 		Description: `Reads signatures and attestations back from the registry, verifies them with the
 trusted keys and evaluates the policy of --stage. Exits 1 when it says no.
+
+With --rebuild no gate is asked. The image is built again from its signed
+provenance: the sources of the commit it names, taken from the repository of
+--catalog; the bases, and of the mirrors the very files, it names; no cached RUN
+and empty cache mounts. Says whether the result is identical, or which file of
+which layer differs and how. Exits 0 identical, 1 differs (or its provenance
+cannot be followed: not signed, from a dirty tree, not hermetic), 2 the commit is
+not here, 3 it cannot be built now, for example because what it is made of is
+served no more.
 ` + subjectHelp,
-		Flags:  append(shipFlags(), str("stage", "", "the stage whose policy is asked (default: the one after the image's)")),
+		Flags: append(
+			shipFlags(),
+			str("stage", "", "the stage whose policy is asked (default: the one after the image's)"),
+			boolean("rebuild", "build the image again from its provenance, and compare"),
+			boolean("attest", "with --rebuild: sign the outcome as an attestation beside the image"),
+			str("engine", "auto", "with --rebuild: what executes the steps: auto, embedded or dagger"),
+			str("tier", "auto", "with --rebuild: how the embedded engine isolates steps: auto, T1 or T2"),
+			boolean("offline", "with --rebuild: ask no mirror, only the content store"),
+		),
 		Action: p.verb(p.verify),
 	}
 }
@@ -88,6 +105,15 @@ func (p *program) sign(c *cli.Context, s settings) error {
 }
 
 func (p *program) verify(c *cli.Context, s settings) error {
+	if c.Bool("rebuild") {
+		return p.rebuild(c, s)
+	}
+	if c.Bool("attest") {
+		return &artifact.Error{
+			Kind: artifact.KindUsage, Op: "reading command line", Place: "--attest",
+			Message: "there is no outcome to attest without --rebuild", Remedy: "give --rebuild too",
+		}
+	}
 	return p.ship(c, s, func(l *line.Line, sub []artifact.Subject) ([]line.Shipped, error) {
 		return l.Verify(c.Context, sub, c.String("stage"), c.String("trust-key"))
 	})

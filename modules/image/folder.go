@@ -21,7 +21,7 @@ import (
 
 // Folder makes an image of one layer that holds a folder, as an OCI layout in
 // dir, for Dockerfiles to copy from under a name. It is the same digest for the
-// same content: owner 0, times at the Unix epoch. keep says which paths
+// same content: owner 0, times at the Unix epoch, modes as git knows them. keep says which paths
 // (slash-separated, relative) are part of it; what it leaves out of a folder is
 // not looked at. Sockets, pipes and devices are left out.
 func Folder(dir, folder string, p artifact.Platform, keep func(path string, d fs.DirEntry) bool) (artifact.Digest, error) {
@@ -100,7 +100,7 @@ func addEntry(w *tar.Writer, path, rel string, d fs.DirEntry) error {
 	if err != nil {
 		return err
 	}
-	h := &tar.Header{Name: rel, Mode: int64(info.Mode().Perm()), ModTime: time.Unix(0, 0), Format: tar.FormatPAX}
+	h := &tar.Header{Name: rel, Mode: int64(steadyMode(info)), ModTime: time.Unix(0, 0), Format: tar.FormatPAX}
 	var content io.Reader = bytes.NewReader(nil)
 	switch {
 	case info.IsDir():

@@ -25,6 +25,9 @@ const (
 	BuildArgEpoch = "SOURCE_DATE_EPOCH"
 	// BuildArgName is the one for the name its materials are filed under.
 	BuildArgName = "DRYDOCK_BUILD"
+	// buildArgCacheMounts is the Dockerfile frontend's own, for the name space
+	// of RUN --mount=type=cache.
+	buildArgCacheMounts = "BUILDKIT_CACHE_MOUNT_NS"
 )
 
 // Source is one image to build for one platform.
@@ -42,6 +45,9 @@ type Source struct {
 	Inherited  map[string]string // labels that speak of what it builds on and not of it
 	Secrets    map[string]string // by the id RUN --mount=type=secret names; part of no layer and no key
 	Private    []string          // ids of those that the image may not hold
+
+	KeepTraces  bool   // logs and caches of package managers stay in the layers
+	CacheMounts string // names a set of cache mounts of its own; "" is the one all builds share
 }
 
 // Built is one platform's archive, still in the engine, and what it holds.
@@ -66,6 +72,9 @@ func Build(ctx context.Context, c *dagger.Client, stepBin string, s Source) (*Bu
 	}
 	for _, k := range sortedKeys(s.Labels) {
 		args = append(args, "--label", k+"="+s.Labels[k])
+	}
+	if s.KeepTraces {
+		args = append(args, "--keep-traces")
 	}
 	run := steprun.Container(c, steprun.Call{
 		Binary: stepBin, Args: args,
@@ -135,6 +144,9 @@ func container(c *dagger.Client, s Source) *dagger.Container {
 	}
 	if s.Name != "" {
 		opts.BuildArgs = append(opts.BuildArgs, dagger.BuildArg{Name: BuildArgName, Value: s.Name})
+	}
+	if s.CacheMounts != "" {
+		opts.BuildArgs = append(opts.BuildArgs, dagger.BuildArg{Name: buildArgCacheMounts, Value: s.CacheMounts})
 	}
 	for _, k := range sortedKeys(s.Args) {
 		opts.BuildArgs = append(opts.BuildArgs, dagger.BuildArg{Name: k, Value: s.Args[k]})

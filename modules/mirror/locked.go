@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -34,7 +35,7 @@ const (
 
 var (
 	lockedName = regexp.MustCompile(`id=` + lockMark + `([0-9a-z-]+)`)
-	lockMounts = regexp.MustCompile(` --mount=type=secret,id=drydock-(lock-[0-9a-z-]+|apt-config),[^ ]*`)
+	lockMounts = regexp.MustCompile(` --mount=type=secret,id=drydock-(lock-[0-9a-z-]+|apt-config|epoch-[0-9]+),[^ ]*`)
 )
 
 // LockMounts are the mounts every RUN of a build under a lock is given, and the
@@ -44,6 +45,14 @@ func LockMounts(key string) (mounts []string, secrets map[string]string) {
 		"type=secret,id=" + aptSecret + ",env=APT_CONFIG",
 		"type=secret,id=" + lockMark + key + ",target=" + aptFile + ",mode=0444",
 	}, map[string]string{lockMark + key: aptConf, aptSecret: aptFile}
+}
+
+// EpochMount is the mount that sets SOURCE_DATE_EPOCH in a RUN: like a lock's,
+// part of the step's identity and of no layer.
+func EpochMount(epoch int64) (mount string, secrets map[string]string) {
+	seconds := strconv.FormatInt(epoch, 10)
+	id := "drydock-epoch-" + seconds
+	return "type=secret,id=" + id + ",env=SOURCE_DATE_EPOCH", map[string]string{id: seconds}
 }
 
 // lockOf is the key of the lock in a step's name.

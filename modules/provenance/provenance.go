@@ -33,6 +33,9 @@ type Input struct {
 	Target     string            // stage of the Dockerfile; "" the last
 	Args       map[string]string // build arguments
 	Epoch      int64             // SOURCE_DATE_EPOCH, from the lock
+	Folder     string            // of the catalog, or of the project, in the source, "." for all of it; "" unknown
+	Lock       File              // of the image, that its steps were held to; zero: none
+	Absent     []string          // "ecosystem path": what the steps asked for and was not there
 	Trigger    string            // local, change-request, branch, tag, schedule
 
 	Source Source
@@ -115,6 +118,8 @@ type (
 		Args       map[string]string `json:"args,omitempty"`
 		Trigger    string            `json:"trigger"`
 		Source     *source           `json:"source,omitempty"`
+		Folder     string            `json:"folder,omitempty"`
+		Lock       *File             `json:"lock,omitempty"`
 	}
 	source struct {
 		URI      string `json:"uri,omitempty"`
@@ -127,6 +132,7 @@ type (
 		Gaps     []string `json:"gaps,omitempty"`
 		Dirty    bool     `json:"dirty"`
 		Epoch    int64    `json:"epoch"`
+		Absent   []string `json:"absent,omitempty"`
 	}
 	runDetails struct {
 		Builder    builder      `json:"builder"`
@@ -200,7 +206,11 @@ func (in Input) check() error {
 func (in Input) definition() buildDefinition {
 	ext := externalParameters{
 		Image: in.Image, Variant: in.Variant, Context: in.Context,
-		Target: in.Target, Args: in.Args, Trigger: in.Trigger,
+		Target: in.Target, Args: in.Args, Trigger: in.Trigger, Folder: in.Folder,
+	}
+	if in.Lock.Path != "" {
+		f := in.Lock
+		ext.Lock = &f
 	}
 	if in.Platform.OS != "" {
 		ext.Platform = in.Platform.String()
@@ -214,10 +224,12 @@ func (in Input) definition() buildDefinition {
 	}
 	gaps := append([]string(nil), in.Gaps...)
 	sort.Strings(gaps)
+	absent := append([]string(nil), in.Absent...)
+	sort.Strings(absent)
 	return buildDefinition{
 		BuildType: BuildType, ExternalParameters: ext,
 		InternalParameters: internalParameters{
-			Engine: in.Engine, Hermetic: in.Hermetic, Gaps: gaps, Dirty: in.Source.Dirty, Epoch: in.Epoch,
+			Engine: in.Engine, Hermetic: in.Hermetic, Gaps: gaps, Dirty: in.Source.Dirty, Epoch: in.Epoch, Absent: absent,
 		},
 		ResolvedDependencies: in.dependencies(),
 	}
@@ -259,6 +271,9 @@ func material(m artifact.Material) descriptor {
 	d := descriptor{URI: m.URL, Name: m.PURL, Digest: digests(m.Digest), Annotations: map[string]any{}}
 	if m.Ecosystem != "" {
 		d.Annotations["ecosystem"] = m.Ecosystem
+	}
+	if m.Path != "" {
+		d.Annotations["path"], d.Annotations["size"] = m.Path, m.Size
 	}
 	if m.Public {
 		d.Annotations["public"] = true

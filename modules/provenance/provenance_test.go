@@ -167,3 +167,57 @@ func TestPredicateRefusesHoles(t *testing.T) {
 		}
 	}
 }
+
+// TestParseIsTheInverse: another build needs no more than the predicate.
+func TestParseIsTheInverse(t *testing.T) {
+	in := input()
+	in.Materials = in.Materials[:2]
+	in.Materials[0].Path, in.Materials[0].Size = "example.com/x/@v/v1.0.0.zip", 7
+	in.Materials[1].Path = "debian/pool/main/x/x_1_arm64.deb"
+	in.Folder, in.Lock, in.Absent = "ops/catalog", File{Path: "locks/web.json", Digest: digest("9")}, []string{"go b", "go a"}
+	raw, err := Predicate(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Parse(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got.Byproducts = in.Byproducts
+	if again, err := Predicate(got); err != nil || !bytes.Equal(again, raw) {
+		t.Errorf("%v\n%s\n%s", err, again, raw)
+	}
+	if _, err := Parse([]byte(strings.Replace(string(raw), BuildType, "https://example.com/other", 1))); err == nil {
+		t.Error("another build type was read")
+	}
+	if _, err := Parse([]byte(strings.Replace(string(raw), digest("1").Hex(), "zz", 1))); err == nil {
+		t.Error("a digest that is none was read")
+	}
+}
+
+func TestWhatCanBeDoneAgain(t *testing.T) {
+	fine := input()
+	fine.Source.Dirty, fine.Gaps = false, nil
+	if why := fine.Reproducible(); why != "" {
+		t.Error(why)
+	}
+	for want, change := range map[string]func(*Input){
+		"dirty":        func(i *Input) { i.Source.Dirty = true },
+		"no commit":    func(i *Input) { i.Source.Revision = "" },
+		"not hermetic": func(i *Input) { i.Hermetic = false },
+		"gap":          func(i *Input) { i.Gaps = []string{"a gap"} },
+	} {
+		in := fine
+		change(&in)
+		if why := in.Reproducible(); !strings.Contains(why, want) {
+			t.Errorf("%s: %q", want, why)
+		}
+	}
+	twice := Input{Materials: []artifact.Material{{Ecosystem: "go", Path: "x", Digest: digest("1")}, {Ecosystem: "go", Path: "x", Digest: digest("2")}}}
+	if path, found := twice.Ambiguous(); !found || path != "go x" {
+		t.Errorf("%q %v", path, found)
+	}
+	if _, found := fine.Ambiguous(); found {
+		t.Error("nothing is there twice")
+	}
+}

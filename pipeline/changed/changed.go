@@ -37,6 +37,7 @@ type State struct {
 	Revision string            // HEAD commit; "" outside git or before the first commit
 	Ref      string            // full name of the ref HEAD is on, "" when detached
 	Remote   string            // URI of the remote origin, without credentials; "" without one
+	Folder   string            // of the catalog, or of the project, in the repository, "." at its top; "" outside git
 	Dirty    map[string]string // images whose sources are not a clean commit, and why; never nil
 
 	Absent map[string]Absence // images whose sources are not all checked out
@@ -93,6 +94,7 @@ func Describe(ctx context.Context, req Request) (*State, error) {
 	if st.Revision, err = g.line(ctx, "rev-parse", "--verify", "--quiet", "HEAD^{commit}"); err != nil {
 		return all("nothing is committed yet")
 	}
+	st.Folder = g.dir
 	st.Ref, _ = g.line(ctx, "symbolic-ref", "--quiet", "HEAD")
 	remote, _ := g.line(ctx, "config", "--get", "remote.origin.url")
 	st.Remote = Redact(remote)

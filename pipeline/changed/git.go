@@ -20,6 +20,14 @@ type git struct {
 	top     string // its work tree
 	dir     string // the directory in it that is asked about, "." for the work tree itself
 	environ []string
+	extra   []string // variables of git's own that a command is given
+}
+
+// with is the same repository for a command with more variables.
+func (g *git) with(variables ...string) *git {
+	out := *g
+	out.extra = variables
+	return &out
 }
 
 // open finds the repository of a directory.
@@ -99,6 +107,7 @@ func (g *git) run(ctx context.Context, args ...string) ([]byte, error) {
 		name, _, _ := strings.Cut(kv, "=")
 		return strings.HasPrefix(name, "GIT_") && !strings.HasPrefix(name, "GIT_CONFIG_") && name != "GIT_CEILING_DIRECTORIES"
 	}), "GIT_OPTIONAL_LOCKS=0", "GIT_NO_LAZY_FETCH=1", "GIT_TERMINAL_PROMPT=0", "LC_ALL=C")
+	cmd.Env = append(cmd.Env, g.extra...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {

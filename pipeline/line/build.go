@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/v1/layout"
@@ -19,6 +17,8 @@ import (
 	"drydock/modules/base"
 	"drydock/modules/engine"
 	"drydock/modules/image"
+	"drydock/modules/mirror/lockfile"
+	"drydock/modules/provenance"
 	"drydock/pipeline/plan"
 	"drydock/pipeline/results"
 	"drydock/pipeline/run"
@@ -32,6 +32,7 @@ type baseReady struct {
 	Labels    map[string]string // what it says of itself; what is built on it would inherit them
 	Layers    []artifact.Digest // diff ids, all platforms
 	Materials []artifact.Material
+	Lock      artifact.Digest // of what it was built from, "" where that is no lock
 }
 
 // baseSpec is what modules/base knows of a base of the catalog.
@@ -95,9 +96,14 @@ func (l *Line) makeBase(ctx context.Context, name string) (baseReady, error) {
 	if err != nil {
 		return baseReady{}, err
 	}
+	raw, err := res.Lock.Marshal()
+	if err != nil {
+		return baseReady{}, err
+	}
+	sum, err := results.NewContent(raw)
 	return baseReady{
-		Name: name, Digest: res.Digest, Epoch: res.Lock.Epoch, Labels: base.Labels(res.Lock), Layers: layers, Materials: res.Materials,
-	}, nil
+		Name: name, Digest: res.Digest, Epoch: res.Lock.Epoch, Labels: base.Labels(res.Lock), Layers: layers, Materials: res.Materials, Lock: sum,
+	}, err
 }
 
 // lockOf reads a base's committed lock, or gives the one it is being moved to;
@@ -188,87 +194,9 @@ type builtImage struct {
 	Epoch     int64
 	Bases     []baseReady
 	Materials []artifact.Material
-	Complete  bool // Materials is all the build fetched
-}
-
-// build makes one platform of an image.
-func (l *Line) build(ctx context.Context, n plan.Node, in run.Inputs) (any, error) {
-	img, variant, err := l.find(n)
-	if err != nil {
-		return nil, err
-	}
-	e, step, err := l.worker()
-	if err != nil {
-		return nil, err
-	}
-	refs, bases, err := l.references(ctx, e, variant, in)
-	if err != nil {
-		return nil, err
-	}
-	if err := l.contexts(ctx, e, img, *n.Platform, refs); err != nil {
-		return nil, err
-	}
-	text, err := img.Parsed.Rewrite(img.FromArgs(*variant, *n.Platform), func(ref string) (string, error) {
-		to, ok := refs[ref]
-		if !ok {
-			return "", fmt.Errorf("%s builds on %q, which the plan does not resolve", img.DockerfilePath, ref)
-		}
-		return to, nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	if a, ok := l.cfg.State.Absent[img.Name]; ok {
-		return nil, &artifact.Error{Kind: artifact.KindUsage, Op: "building", Place: a.Path, Message: a.Why, Remedy: a.Remedy}
-	}
-	secrets, err := l.secrets(ctx, img)
-	if err != nil {
-		return nil, err
-	}
-	private := slices.Sorted(maps.Keys(secrets))
-	if !e.Hermetic {
-		var addresses map[string]string
-		if text, addresses, err = l.withMirrors(ctx, img, text, refs, variant); err != nil {
-			return nil, err
-		}
-		maps.Copy(secrets, addresses)
-	}
-	emulators, err := l.emulators(e, img, variant, *n.Platform)
-	if err != nil {
-		return nil, err
-	}
-	b := &builtImage{Image: n.Image, Variant: variant, Platform: *n.Platform, Name: n.ID, Bases: bases}
-	under, text, err := l.underLock(e, img, b, text, secrets)
-	if err != nil {
-		return nil, err
-	}
-	layers := b.standOn()
-	labels, inherited, err := l.labels(img, variant, *n.Platform, refs, bases)
-	if err != nil {
-		return nil, err
-	}
-	l.mu.Lock()
-	l.builds[b.Name] = plan.Image{Image: n.Image, Variant: n.Variant}.ID() + " " + n.Platform.String()
-	l.mu.Unlock()
-	b.Built, err = image.Build(ctx, e.Client, step, image.Source{
-		Name: b.Name, ContextDir: filepath.Join(l.source(img), img.ContextDir), Ignore: img.Ignore,
-		Dockerfile: text, Target: img.Target, Args: variant.Args, Platform: *n.Platform, Epoch: b.Epoch, BaseLayers: layers, Secrets: secrets, Private: private,
-		Labels: labels, Inherited: inherited,
-	})
-	if err != nil {
-		return nil, l.named(err, img, under)
-	}
-	box, err := l.gatewayBox.get()
-	if err != nil {
-		return nil, err
-	}
-	b.Materials, b.Complete = box.gateway.Materials(b.Name)
-	err = under.checkMaterials(b)
-	b.Materials = append(b.Materials, emulators...)
-	l.mu.Lock()
-	l.built = append(l.built, b)
-	l.mu.Unlock()
-	return b, err
+	Absent    []lockfile.Absent
+	Complete  bool            // Materials is all the build fetched
+	Lock      provenance.File // the lock its steps were held to
 }
 
 // standOn takes the epoch of the bases and gives their layers.
@@ -296,9 +224,6 @@ func (l *Line) named(err error, img *catalog.Image, under *underLock) error {
 		return fetching(e, img)
 	}
 	text := strings.Replace(inner.Err.Error(), place+": ", "", 1)
-	if under != nil {
-		text = ourMounts.ReplaceAllString(text, "")
-	}
 	e.Place += ":" + line
 	e.Err = errors.New(text)
 	e.Remedy = "mend the Dockerfile at that line"

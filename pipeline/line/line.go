@@ -71,6 +71,8 @@ type Config struct {
 	// NoStale refuses copies in place of answers of mirrors that cannot be asked.
 	NoStale bool
 
+	again *again // set by Rebuild
+
 	Quota int64 // how much an embedded engine keeps, in bytes; 0 is a share of the disk
 }
 
@@ -239,7 +241,7 @@ func (l *Line) openGateway() (*gatewayBox, error) {
 		return nil, fmt.Errorf("opening the gateway: %w", err)
 	}
 	box.gateway = mirror.NewGateway(set, mirror.GatewayOptions{CacheDir: l.cfg.Cache, Log: l.cfg.Log})
-	if l.cfg.Locked {
+	if l.cfg.Locked && l.cfg.again == nil {
 		box.gateway.Strict()
 	}
 	go func() { _ = box.gateway.Serve(listener) }() // ends when the gateway closes

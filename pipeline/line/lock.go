@@ -1,6 +1,7 @@
 package line
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -10,7 +11,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"runtime/debug"
 	"strings"
 
@@ -18,12 +18,16 @@ import (
 	"drydock/modules/artifact"
 	"drydock/modules/dockerfile"
 	"drydock/modules/engine"
+	"drydock/modules/image"
 	"drydock/modules/mirror"
 	"drydock/modules/mirror/lockfile"
+	"drydock/modules/provenance"
+	"drydock/pipeline/results"
 )
 
 // underLock is what one build's steps are held to.
 type underLock struct {
+	again    string // the build is one again: RUN's cache mounts have this name space
 	key      string
 	lock     *lockfile.Lock // nil: none was made, nothing may be fetched; or one is being made
 	file     string         // as errors call it
@@ -67,6 +71,9 @@ func (l *Line) lockOfImage(img *catalog.Image) (*underLock, error) {
 	l.mu.Lock()
 	observing := l.observing
 	l.mu.Unlock()
+	if l.cfg.again != nil {
+		return l.lockAgain(img, u)
+	}
 	if observing != nil && observing.images[img.Name] {
 		u.key, u.observed = "new-"+observing.nonce+"-"+short(img.Name), true
 		return u, nil
@@ -85,6 +92,17 @@ func (l *Line) lockOfImage(img *catalog.Image) (*underLock, error) {
 	}
 	u.key = lock.Key()
 	return u, nil
+}
+
+// lockDigest names an image's lock in its provenance.
+func (l *Line) lockDigest(image string) (provenance.File, error) {
+	file, _ := l.lockFile(image)
+	raw, err := readFile(file)
+	if err != nil {
+		return provenance.File{}, err
+	}
+	sum, err := results.NewContent(raw)
+	return provenance.File{Path: l.lockName(image), Digest: sum}, err
 }
 
 func short(s string) string {
@@ -112,6 +130,14 @@ func (l *Line) underLock(e *engine.Engine, img *catalog.Image, b *builtImage, te
 	if err != nil {
 		return nil, nil, err
 	}
+	if u.again != "" {
+		b.Name += " " + u.key
+	}
+	if u.lock != nil && u.again == "" {
+		if b.Lock, err = l.lockDigest(img.Name); err != nil {
+			return nil, nil, err
+		}
+	}
 	if u.observed {
 		b.Name += " " + u.key // what an earlier build of it fetched is not this one's
 		box.gateway.Observe(u.key)
@@ -120,16 +146,35 @@ func (l *Line) underLock(e *engine.Engine, img *catalog.Image, b *builtImage, te
 	}
 	mounts, more := mirror.LockMounts(u.key)
 	maps.Copy(secrets, more)
+	text, err = mountInRuns(img, text, mounts...)
+	return u, text, err
+}
+
+// mountInRuns gives every RUN of a rewritten Dockerfile more mounts.
+func mountInRuns(img *catalog.Image, text []byte, mounts ...string) ([]byte, error) {
 	for _, m := range mounts {
 		f, err := dockerfile.Parse(img.DockerfilePath, text)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		if text, err = f.MountInRuns(nil, m); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 	}
-	return u, text, nil
+	return text, nil
+}
+
+// withEpoch sets SOURCE_DATE_EPOCH in every RUN: tools that would write the time
+// of the build into what they make write this one (python, zip, ar, javac;
+// reproducible-builds.org/specs/source-date-epoch). A Dockerfile that names the
+// variable decides itself.
+func withEpoch(img *catalog.Image, b *builtImage, text []byte, secrets map[string]string) ([]byte, error) {
+	if bytes.Contains(text, []byte(image.BuildArgEpoch)) {
+		return text, nil
+	}
+	mount, more := mirror.EpochMount(b.Epoch)
+	maps.Copy(secrets, more)
+	return mountInRuns(img, text, mount)
 }
 
 // checkBases refuses a base that is not the one an image was locked on.
@@ -184,10 +229,6 @@ func (u *underLock) checkMaterials(b *builtImage) error {
 	}
 	return nil
 }
-
-// ourMounts is a RUN in an error of the engine, as far as it shows it: mounts of
-// ours and nothing of the user's.
-var ourMounts = regexp.MustCompile(`^RUN --mount=type=secret,id=drydock-lock-[^…]*…: `)
 
 // lockRefusal makes a refusal by a rule of a lock an error of that lock.
 func lockRefusal(e *artifact.Error, text string, u *underLock) bool {

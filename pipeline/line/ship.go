@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sort"
 
 	"drydock/catalog"
@@ -259,11 +260,7 @@ func (l *Line) provenance(n plan.Node, in run.Inputs) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	keep, err := kept(catalog.Context{Dir: img.ContextDir, Ignore: img.Ignore})
-	if err != nil {
-		return nil, err
-	}
-	contextSum, err := results.NewKey("context/v1").Tree("context", filepath.Join(l.source(img), img.ContextDir), keep).Sum()
+	contextSum, err := l.contextSum(img)
 	if err != nil {
 		return nil, err
 	}
@@ -271,6 +268,7 @@ func (l *Line) provenance(n plan.Node, in run.Inputs) ([]byte, error) {
 	p := provenance.Input{
 		Image: n.Image, Variant: n.Variant, Dockerfile: file, Context: contextSum, Target: img.Target, Args: variant.Args,
 		Trigger: l.cfg.Trigger, Hermetic: e.Hermetic, Version: l.cfg.Version,
+		Folder: st.Folder,
 		Source: provenance.Source{URI: st.Remote, Revision: st.Revision, Ref: st.Ref, Dirty: st.Dirty[n.Image] != ""},
 		Engine: provenance.Engine{Kind: e.Kind, Tier: e.Tier, Mode: e.Mode, Version: e.Version},
 	}
@@ -279,6 +277,15 @@ func (l *Line) provenance(n plan.Node, in run.Inputs) ([]byte, error) {
 	}
 	l.addMaterials(&p, in)
 	return provenance.Predicate(p)
+}
+
+// contextSum is the digest of the files a build of the image can see.
+func (l *Line) contextSum(img *catalog.Image) (artifact.Digest, error) {
+	keep, err := kept(catalog.Context{Dir: img.ContextDir, Ignore: img.Ignore})
+	if err != nil {
+		return "", err
+	}
+	return results.NewKey("context/v2").Tree("context", filepath.Join(l.source(img), img.ContextDir), keep).Sum()
 }
 
 func (l *Line) dockerfile(img *catalog.Image) (provenance.File, error) {
@@ -309,10 +316,16 @@ func (l *Line) addMaterials(p *provenance.Input, in run.Inputs) {
 			p.Gaps = append(p.Gaps, "materials of "+b.Platform.String()+" are not all known")
 		}
 		add(b.Materials)
+		p.Lock = b.Lock
+		for _, a := range b.Absent {
+			if text := a.Ecosystem + " " + a.Path; !slices.Contains(p.Absent, text) {
+				p.Absent = append(p.Absent, text)
+			}
+		}
 		for _, r := range b.Bases {
 			if !bases[r.Name] {
 				bases[r.Name] = true
-				p.Bases = append(p.Bases, provenance.Base{Name: r.Name, Digest: r.Digest})
+				p.Bases = append(p.Bases, provenance.Base{Name: r.Name, Digest: r.Digest, Lock: r.Lock})
 			}
 			add(r.Materials)
 		}

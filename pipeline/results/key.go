@@ -48,8 +48,8 @@ func (k *Key) JSON(label string, v any) *Key {
 	return k.Text(label, string(b))
 }
 
-// Tree adds every file below dir by path, mode and content: nothing of times,
-// owners or inode numbers. keep says which slash-separated paths count (nil:
+// Tree adds every file below dir by path, content and whether its owner may
+// execute it: nothing of times, owners, inode numbers or the umask of a checkout. keep says which slash-separated paths count (nil:
 // all).
 func (k *Key) Tree(label, dir string, keep func(path string, d fs.DirEntry) bool) *Key {
 	if k.err != nil {
@@ -87,7 +87,7 @@ func (k *Key) entry(rel, path string, d fs.DirEntry) error {
 		if err != nil {
 			return err
 		}
-		k.Text(rel, fmt.Sprintf("%o %s", info.Mode().Perm(), sum))
+		k.Text(rel, fmt.Sprintf("%v %s", info.Mode()&0o100 != 0, sum))
 	case info.Mode()&fs.ModeSymlink != 0:
 		to, err := os.Readlink(path)
 		if err != nil {
@@ -95,7 +95,7 @@ func (k *Key) entry(rel, path string, d fs.DirEntry) error {
 		}
 		k.Text(rel, "-> "+to)
 	default:
-		k.Text(rel, info.Mode().String())
+		k.Text(rel, info.Mode().Type().String())
 	}
 	return nil
 }

@@ -37,6 +37,7 @@ func commands() []command {
 	return []command{
 		{"normalize", "rewrite an image archive so that the same content is the same digest", runNormalize},
 		{"leaks", "look for secrets in an image archive", runLeaks},
+		{"compare", "say how an image built again differs from the one there was", runCompare},
 		{"sbom", "make an image archive's bill of materials", runSBOM},
 		{"scan", "find known vulnerabilities in a bill of materials", runScan},
 		{"test", "run black-box tests, as the init of the image's own container", runTest},

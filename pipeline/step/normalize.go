@@ -24,11 +24,14 @@ func runNormalize(_ context.Context, args []string, std streams) error {
 	labels, inherited := pairs{}, pairs{}
 	fs.Var(labels, "label", "key=value to say of the image, as label and annotation; may be repeated")
 	fs.Var(inherited, "inherited", "key=value of a label to leave out, since it speaks of the base; may be repeated")
+	keepTraces := fs.Bool("keep-traces", false, "leave what package managers leave behind: logs, caches, lists")
 	maxBytes := fs.Int64("max-bytes", normalize.DefaultMaxBytes, "how much the layers may unpack to")
 	if err := parse(fs, args, std, "in", "out"); err != nil {
 		return err
 	}
-	o := normalize.Options{In: *in, Out: *out, Epoch: time.Unix(*epoch, 0).UTC(), MaxBytes: *maxBytes, Labels: labels, Inherited: inherited}
+	o := normalize.Options{
+		In: *in, Out: *out, Epoch: time.Unix(*epoch, 0).UTC(), MaxBytes: *maxBytes, Labels: labels, Inherited: inherited, KeepTraces: *keepTraces,
+	}
 	var err error
 	if o.BaseLayers, err = digests(*base); err != nil {
 		return err

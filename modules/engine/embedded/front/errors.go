@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 
 	gatewaypb "github.com/moby/buildkit/frontend/gateway/pb"
@@ -120,6 +121,10 @@ func prefixed(place, instruction, message string) string {
 	return place + ": " + instruction + ": " + message
 }
 
+// ourMounts are the mounts drydock gives every RUN: nobody wrote them, and a
+// line of a Dockerfile is shown without them.
+var ourMounts = regexp.MustCompile(` --mount=type=secret,id=drydock-[^ ]*`)
+
 // dockerfileLine is file:line and the first line of the instruction an error names.
 func dockerfileLine(err error) (place, instruction string) {
 	sources := errdefs.Sources(err)
@@ -133,7 +138,7 @@ func dockerfileLine(err error) (place, instruction string) {
 	line := int(src.Ranges[0].Start.Line)
 	lines := strings.Split(string(src.Info.Data), "\n")
 	if line >= 1 && line <= len(lines) {
-		instruction = shorten(strings.TrimSpace(lines[line-1]), 120)
+		instruction = shorten(ourMounts.ReplaceAllString(strings.TrimSpace(lines[line-1]), ""), 120)
 	}
 	return fmt.Sprintf("%s:%d", src.Info.Filename, line), instruction
 }

@@ -5,14 +5,15 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
 )
 
 // drift says whether an entry is a trace of when and how it was built, not of
-// what was: logs and caches of dpkg, apt and debconf, and the backups the
-// account tools leave.
+// what was: logs and caches of dpkg, apt, debconf and npm, ldconfig's list of
+// inodes, and the backups the account tools leave.
 func drift(e entry) bool {
 	dir, base := path.Split(e.path)
 	if e.header.Typeflag == tar.TypeDir || strings.HasPrefix(base, whiteoutPrefix) {
@@ -25,6 +26,8 @@ func drift(e entry) bool {
 		return true
 	}
 	switch {
+	case strings.Contains("/"+dir, "/.npm/_logs/"), base == "_update-notifier-last-checked" && path.Base(dir) == ".npm":
+		return true
 	case dir == "var/log/apt/", strings.HasPrefix(e.path, "var/lib/apt/lists/"):
 		return true
 	case dir == "var/cache/apt/":
@@ -35,6 +38,20 @@ func drift(e entry) bool {
 		return strings.HasSuffix(base, "-old")
 	}
 	return false
+}
+
+// machineID is what systemd and dbus make up (machine-id(5)).
+var machineID = regexp.MustCompile(`^[0-9a-f]{32}\n?$`)
+
+// isMachineID says whether a file is the identity of one machine. An image for
+// many has an empty one (machine-id(5), "Initialization").
+func isMachineID(plain io.ReaderAt, e entry) bool {
+	if e.path != "etc/machine-id" && e.path != "var/lib/dbus/machine-id" || e.header.Typeflag != tar.TypeReg || e.header.Size > 33 {
+		return false
+	}
+	raw := make([]byte, e.header.Size)
+	_, err := plain.ReadAt(raw, e.offset)
+	return (err == nil || err == io.EOF) && machineID.Match(raw)
 }
 
 const (

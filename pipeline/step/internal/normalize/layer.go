@@ -168,6 +168,24 @@ func sortKey(name string) string {
 	return strings.ReplaceAll(dir, "/", "\x01") + base
 }
 
+// drops says whether an entry says nothing of the image: a trace of the build,
+// or a directory that is below already.
+func (n *normalizer) drops(e entry) bool {
+	return !n.KeepTraces && drift(e) || e.header.Typeflag == tar.TypeDir && n.dirs.has(e)
+}
+
+// steady replaces the content of what holds the day or the machine of the build.
+func (n *normalizer) steady(plain io.ReaderAt, e entry) (data []byte, err error) {
+	switch {
+	case e.header.Typeflag != tar.TypeReg:
+	case e.path == shadowFile:
+		return steadyShadow(plain, e, n.Epoch)
+	case !n.KeepTraces && isMachineID(plain, e):
+		return []byte{}, nil
+	}
+	return nil, nil
+}
+
 // arrange chooses and orders what is kept of a layer.
 func (n *normalizer) arrange(entries []entry, plain io.ReaderAt) ([]entry, error) {
 	last := map[string]int{}
@@ -184,15 +202,12 @@ func (n *normalizer) arrange(entries []entry, plain io.ReaderAt) ([]entry, error
 				return nil, fmt.Errorf("%q lies below %q, which is not a directory", e.path, dir)
 			}
 		}
-		if drift(e) || (e.header.Typeflag == tar.TypeDir && n.dirs.has(e)) {
+		if n.drops(e) {
 			continue
 		}
-		if e.path == shadowFile && e.header.Typeflag == tar.TypeReg {
-			data, err := steadyShadow(plain, e, n.Epoch)
-			if err != nil {
-				return nil, err
-			}
-			e.data = data
+		var err error
+		if e.data, err = n.steady(plain, e); err != nil {
+			return nil, err
 		}
 		kept = append(kept, e)
 	}
@@ -312,6 +327,9 @@ func writeEntry(w *tar.Writer, e entry, epoch time.Time, plain io.ReaderAt) erro
 func attributes(h *tar.Header) map[string]string {
 	var out map[string]string
 	for k, v := range h.PAXRecords {
+		if k == "SCHILY.xattr.security.selinux" {
+			continue // the host's policy, not the image's
+		}
 		if strings.HasPrefix(k, "SCHILY.xattr.") && !strings.HasPrefix(k, "SCHILY.xattr.trusted.overlay.") && !strings.HasPrefix(k, "SCHILY.xattr.user.overlay.") {
 			if out == nil {
 				out = map[string]string{}

@@ -36,6 +36,7 @@ type Options struct {
 	Inherited  map[string]string  // labels left out when they have this value: they speak of the base
 	MaxBytes   int64              // all layers unpacked; 0 is DefaultMaxBytes
 	MaxEntries int                // files of one layer; 0 is DefaultMaxEntries
+	KeepTraces bool               // what package managers leave behind stays
 }
 
 // Bounds that hold when Options has none.
@@ -316,7 +317,7 @@ func (c *config) normalized(epoch time.Time) *config {
 		}
 	}
 	out.History = make([]history, 0, len(c.History))
-	for _, h := range c.History {
+	for _, h := range baseFirst(c.History) {
 		h.Created = at
 		h.CreatedBy = stepCounter.ReplaceAllString(h.CreatedBy, "")
 		if h.Comment == exporterComment {
@@ -328,6 +329,21 @@ func (c *config) normalized(epoch time.Time) *config {
 		out.History = append(out.History, h)
 	}
 	return &out
+}
+
+// baseFirst puts what BuildKit made up for a base's layers where those layers
+// are: it adds them at the end, and every instruction after the base would seem
+// to have made another layer than it did.
+func baseFirst(all []history) []history {
+	out := make([]history, 0, len(all))
+	for _, made := range []bool{true, false} {
+		for _, h := range all {
+			if (h.Comment == exporterComment) == made {
+				out = append(out, h)
+			}
+		}
+	}
+	return out
 }
 
 // canonical is the same JSON value with its keys sorted.

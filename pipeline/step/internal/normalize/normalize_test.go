@@ -112,7 +112,12 @@ func TestSameContentSameDigest(t *testing.T) {
 				imagetest.File{Name: "var/cache/ldconfig/aux-cache", Body: "inode"},
 				imagetest.File{Name: "var/lib/dpkg/status-old", Body: "x"},
 				imagetest.File{Name: "var/cache/apt/pkgcache.bin", Body: "x"},
-				imagetest.File{Name: "var/lib/apt/lists/x_InRelease", Body: "x"})
+				imagetest.File{Name: "var/lib/apt/lists/x_InRelease", Body: "x"},
+				imagetest.File{Name: "root/.npm/_logs/2026-11-22T00_00_00-debug-0.log", Body: "x"},
+				imagetest.File{Name: "home/app/.npm/_update-notifier-last-checked", Body: ""})
+		},
+		"host's label": func(i *imagetest.Image) {
+			i.Layers[0].Files[1].Xattrs = map[string]string{"security.selinux": "system_u:object_r:x:s0"}
 		},
 		"builder's traces": func(i *imagetest.Image) {
 			i.Extra = map[string]any{"moby.buildkit.buildinfo.v1": "e30=", "container": "abc"}
@@ -241,6 +246,68 @@ func TestUnchangedDirectories(t *testing.T) {
 				t.Errorf("layer holds %q, want %q", got, c.want)
 			}
 		})
+	}
+}
+
+// TestTracesStay where the image asks for that.
+func TestTracesStay(t *testing.T) {
+	t.Parallel()
+	traces := []imagetest.File{
+		{Name: "etc/machine-id", Body: strings.Repeat("a", 32) + "\n"},
+		{Name: "root/.npm/_logs/x.log", Body: "x"},
+		{Name: "var/log/dpkg.log", Body: "x"},
+	}
+	for keep, want := range map[bool]string{false: "etc/machine-id=", true: "etc/machine-id=" + traces[0].Body + " root/.npm/_logs/x.log=x var/log/dpkg.log=x"} {
+		_, out, err := normalizeImage(t, imagetest.Image{Layers: []imagetest.Layer{{Files: traces}}}, Options{KeepTraces: keep})
+		if err != nil {
+			t.Fatal(err)
+		}
+		names, bodies, _ := list(t, out, 0)
+		var got []string
+		for _, n := range names {
+			got = append(got, n+"="+bodies[n])
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("keep %v: %q, want %q", keep, got, want)
+		}
+	}
+	// What is no machine's identity stays.
+	_, out, err := normalizeImage(t, imagetest.Image{Layers: []imagetest.Layer{{Files: []imagetest.File{{Name: "etc/machine-id", Body: "uninitialized\n"}}}}}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, bodies, _ := list(t, out, 0); bodies["etc/machine-id"] != "uninitialized\n" {
+		t.Errorf("%q", bodies)
+	}
+}
+
+// TestHistoryIsInTheOrderOfLayers: BuildKit puts what it makes up for a base's
+// layers last.
+func TestHistoryIsInTheOrderOfLayers(t *testing.T) {
+	t.Parallel()
+	_, out, err := normalizeImage(t, imagetest.Image{
+		Layers:  []imagetest.Layer{{Files: files()}, {Files: files()[:2]}},
+		History: []map[string]any{{"created_by": "RUN x", "comment": "buildkit.dockerfile.v0"}, {"created_by": "pulled", "comment": exporterComment}},
+	}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := ociarchive.Open(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = a.Close() }()
+	_, m, err := a.Image()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := a.Document(m.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	base, run := strings.Index(string(raw), baseLayer), strings.Index(string(raw), "RUN x")
+	if base < 0 || run < base {
+		t.Errorf("%s", raw)
 	}
 }
 

@@ -1,0 +1,141 @@
+package line
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+
+	"drydock/catalog"
+	"drydock/modules/artifact"
+	"drydock/modules/engine"
+	"drydock/modules/image"
+	"drydock/pipeline/plan"
+	"drydock/pipeline/run"
+)
+
+// order is one platform of an image to be built: everything its build follows
+// from, whatever its steps are held to.
+type order struct {
+	node      plan.Node
+	img       *catalog.Image
+	variant   *catalog.Variant
+	engine    *engine.Engine
+	step      string // the step program
+	text      []byte // the Dockerfile, every FROM a digest
+	bases     []baseReady
+	secrets   map[string]string
+	private   []string // ids of those the image may not hold
+	emulators []artifact.Material
+	labels    map[string]string // that the image gets
+	inherited map[string]string // that it would get from its base, and does not
+}
+
+// build makes one platform of an image.
+func (l *Line) build(ctx context.Context, n plan.Node, in run.Inputs) (any, error) {
+	o, err := l.order(ctx, n, in)
+	if err != nil {
+		return nil, err
+	}
+	b, err := l.carryOut(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// order finds what a build follows from.
+func (l *Line) order(ctx context.Context, n plan.Node, in run.Inputs) (*order, error) {
+	img, variant, err := l.find(n)
+	if err != nil {
+		return nil, err
+	}
+	o := &order{node: n, img: img, variant: variant}
+	if o.engine, o.step, err = l.worker(); err != nil {
+		return nil, err
+	}
+	refs, bases, err := l.references(ctx, o.engine, variant, in)
+	if err != nil {
+		return nil, err
+	}
+	o.bases = bases
+	if err := l.contexts(ctx, o.engine, img, *n.Platform, refs); err != nil {
+		return nil, err
+	}
+	o.text, err = img.Parsed.Rewrite(img.FromArgs(*variant, *n.Platform), func(ref string) (string, error) {
+		to, ok := refs[ref]
+		if !ok {
+			return "", fmt.Errorf("%s builds on %q, which the plan does not resolve", img.DockerfilePath, ref)
+		}
+		return to, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if a, ok := l.cfg.State.Absent[img.Name]; ok {
+		return nil, &artifact.Error{Kind: artifact.KindUsage, Op: "building", Place: a.Path, Message: a.Why, Remedy: a.Remedy}
+	}
+	if o.secrets, err = l.secrets(ctx, img); err != nil {
+		return nil, err
+	}
+	o.private = slices.Sorted(maps.Keys(o.secrets))
+	if !o.engine.Hermetic {
+		var addresses map[string]string
+		if o.text, addresses, err = l.withMirrors(ctx, img, o.text, refs, variant); err != nil {
+			return nil, err
+		}
+		maps.Copy(o.secrets, addresses)
+	}
+	if o.labels, o.inherited, err = l.labels(img, variant, *n.Platform, refs, bases); err != nil {
+		return nil, err
+	}
+	o.emulators, err = l.emulators(o.engine, img, variant, *n.Platform)
+	return o, err
+}
+
+// carryOut has the engine build what was ordered.
+func (l *Line) carryOut(ctx context.Context, o *order) (*builtImage, error) {
+	b := &builtImage{Image: o.node.Image, Variant: o.variant, Platform: *o.node.Platform, Name: o.node.ID, Bases: o.bases}
+	layers := b.standOn()
+	secrets := maps.Clone(o.secrets)
+	under, text, err := l.underLock(o.engine, o.img, b, o.text, secrets)
+	if err != nil {
+		return nil, err
+	}
+	if text, err = withEpoch(o.img, b, text, secrets); err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	l.builds[b.Name] = plan.Image{Image: b.Image, Variant: b.Variant.Name}.ID() + " " + b.Platform.String()
+	l.mu.Unlock()
+	keep, err := kept(catalog.Context{Dir: o.img.ContextDir, Ignore: o.img.Ignore})
+	if err != nil {
+		return nil, err
+	}
+	contextDir, done, err := image.Steady(filepath.Join(l.source(o.img), o.img.ContextDir), l.cfg.Cache, keep)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	b.Built, err = image.Build(ctx, o.engine.Client, o.step, image.Source{
+		Name: b.Name, ContextDir: contextDir, Ignore: o.img.Ignore, Dockerfile: text, Target: o.img.Target, Args: o.variant.Args,
+		Platform: b.Platform, Epoch: b.Epoch, BaseLayers: layers, Secrets: secrets, Private: o.private,
+		Labels: o.labels, Inherited: o.inherited, CacheMounts: under.cacheMounts(), KeepTraces: o.img.KeepTraces,
+	})
+	if err != nil {
+		return nil, l.named(err, o.img, under)
+	}
+	box, err := l.gatewayBox.get()
+	if err != nil {
+		return nil, err
+	}
+	fetched := box.gateway.Fetched(b.Name)
+	b.Materials, b.Complete, b.Absent = fetched.Materials, fetched.Complete, fetched.Absent
+	err = under.checkMaterials(b)
+	b.Materials = append(b.Materials, o.emulators...)
+	l.mu.Lock()
+	l.built = append(l.built, b)
+	l.mu.Unlock()
+	return b, err
+}
