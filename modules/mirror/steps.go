@@ -189,7 +189,7 @@ func (b *stepBook) of(build string) Fetched {
 	for step, name := range steps {
 		var doc stepFile
 		text, err := os.ReadFile(b.file(step))
-		if err != nil || json.Unmarshal(text, &doc) != nil || doc.Version < 1 || doc.Version > stepVersion {
+		if err != nil || json.Unmarshal(text, &doc) != nil || !doc.known() {
 			out.Complete, out.Lockable = false, false
 			continue
 		}

@@ -17,6 +17,9 @@ type stepShare struct {
 	Steps   []stepFile `json:"steps"`
 }
 
+// known says whether this program reads a step's record.
+func (f stepFile) known() bool { return f.Version >= 1 && f.Version <= stepVersion }
+
 // ExportSteps gives what is known of steps, for a machine that will find them
 // cached. Steps that nothing is known of are left out.
 func (g *Gateway) ExportSteps(steps []string) ([]byte, error) {
@@ -30,7 +33,7 @@ func (g *Gateway) ExportSteps(steps []string) ([]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("reading the materials of step %s: %w", step, err)
 		}
-		if json.Unmarshal(text, &doc) == nil && doc.Version == 1 && doc.Step == step {
+		if json.Unmarshal(text, &doc) == nil && doc.known() && doc.Step == step {
 			out.Steps = append(out.Steps, doc)
 		}
 	}
@@ -48,7 +51,7 @@ func (g *Gateway) ImportSteps(b []byte) error {
 		return fmt.Errorf("reading what steps fetched: version %d is not known", in.Version)
 	}
 	for _, doc := range in.Steps {
-		if _, err := artifact.ParseDigest(doc.Step); err != nil || doc.Version != 1 {
+		if _, err := artifact.ParseDigest(doc.Step); err != nil || !doc.known() {
 			return fmt.Errorf("reading what steps fetched: %q is no step", doc.Step)
 		}
 		path := g.steps.file(doc.Step)

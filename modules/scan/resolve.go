@@ -42,7 +42,8 @@ type Resolver struct {
 	CacheDir   string // databases are unpacked to vulndb/ below it
 	GrypeCache string // the machine's grype database directory (…/grype/db); "" is not looked at
 	HTTP       *http.Client
-	Debian     Changelogs // nil: none can be built
+	Debian     Changelogs      // nil: none can be built
+	Pinned     artifact.Digest // of the one database that will do, kept or resolved; "": the newest
 	Client     *dagger.Client
 	StepBin    string
 	Now        func() time.Time // nil: time.Now; dates a database built here
@@ -63,6 +64,48 @@ func (r Resolver) Resolve(ctx context.Context, distro string, sources []wire.Sou
 		return DB{}, r.fault("locking the cache directory", err)
 	}
 	defer func() { _ = lock.Unlock() }()
+	if r.Pinned == "" {
+		return r.resolve(ctx, distro, sources)
+	}
+	if db, ok := r.kept(); ok {
+		return db, nil
+	}
+	db, err := r.resolve(ctx, distro, sources)
+	if err != nil || db.Database.Digest == r.Pinned {
+		return db, err
+	}
+	return DB{}, &artifact.Error{
+		Kind: artifact.KindFault, Op: op, Place: r.Place,
+		Message: fmt.Sprintf("the lock has %s, what is served now is %s, built %s (rule %s)",
+			r.Pinned, db.Database.Digest, db.Database.Built.UTC().Format(time.DateOnly), RuleLocked),
+	}
+}
+
+// RuleLocked refuses a database that is not the one a lock names.
+const RuleLocked = "lock/database"
+
+// kept is the pinned database among those that were resolved before.
+func (r Resolver) kept() (DB, bool) {
+	entries, err := os.ReadDir(r.dir())
+	if err != nil {
+		return DB{}, false
+	}
+	for _, e := range entries {
+		if !e.IsDir() || strings.HasPrefix(e.Name(), ".") {
+			continue
+		}
+		source := SourceMirror
+		if r.Setting != "" && !strings.Contains(r.Setting, "://") {
+			source = SourceFile
+		}
+		if db, ok := r.stored(e.Name(), source); ok && db.Database.Digest == r.Pinned {
+			return db, true
+		}
+	}
+	return DB{}, false
+}
+
+func (r Resolver) resolve(ctx context.Context, distro string, sources []wire.SourcePackage) (DB, error) {
 	switch {
 	case r.Setting != "" && r.Setting != "auto":
 		return r.configured(ctx)

@@ -136,3 +136,33 @@ func TestCorruptStoreIsNoDatabase(t *testing.T) {
 		}
 	}
 }
+
+// TestPinned: a lock's database is taken from what is kept, nothing is asked;
+// another one is refused.
+func TestPinned(t *testing.T) {
+	t.Parallel()
+	const pinned = artifact.Digest("sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa")
+	r := resolver(t, "http://127.0.0.1:1/latest.json")
+	dir := filepath.Join(r.dir(), "kept")
+	description := `{"version":1,"digest":"` + string(pinned) + `","schema":"v6.1.0"}`
+	if err := errors.Join(
+		os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, databaseName), []byte("x"), 0o644),
+		os.WriteFile(filepath.Join(dir, wire.DatabaseFile), []byte(description), 0o644),
+	); err != nil {
+		t.Fatal(err)
+	}
+	r.Pinned = pinned
+	if db, err := r.Resolve(t.Context(), "", nil); err != nil || db.Dir != dir || db.Database.Source != SourceMirror {
+		t.Errorf("%+v, %v", db, err)
+	}
+	// What is there now is another one.
+	cache := t.TempDir()
+	if err := errors.Join(os.MkdirAll(filepath.Join(cache, "6"), 0o755), os.WriteFile(filepath.Join(cache, "6", databaseName), []byte("y"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	other := resolver(t, "auto")
+	other.GrypeCache, other.Pinned = cache, pinned
+	if _, err := other.Resolve(t.Context(), "", nil); err == nil || !strings.Contains(err.Error(), RuleLocked) || artifact.ExitCode(err) != artifact.ExitFault {
+		t.Errorf("%v", err)
+	}
+}

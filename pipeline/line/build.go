@@ -194,6 +194,7 @@ type builtImage struct {
 	Epoch     int64
 	Bases     []baseReady
 	Materials []artifact.Material
+	Emulators []artifact.Material // what its steps ran in, part of Materials too
 	Absent    []lockfile.Absent
 	Complete  bool            // Materials is all the build fetched
 	Lock      provenance.File // the lock its steps were held to

@@ -103,9 +103,6 @@ func kept(c catalog.Context) (func(path string, d fs.DirEntry) bool, error) {
 
 // addImageLock adds the lock an image's steps are held to.
 func (l *Line) addImageLock(k *results.Key, image string) error {
-	if !l.cfg.Locked {
-		return nil
-	}
 	file, _ := l.lockFile(image)
 	raw, err := os.ReadFile(file)
 	if err != nil && !os.IsNotExist(err) {

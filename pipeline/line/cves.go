@@ -67,7 +67,7 @@ func (l *Line) lookUp(ctx context.Context, changes []Change) (*knowledge, error)
 		return nil, err
 	}
 	list, distro, sources := l.describe(ctx, set, changes)
-	db, err := l.findDatabase(ctx, distro, sources)
+	db, err := l.findDatabase(ctx, distro, sources, "")
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}

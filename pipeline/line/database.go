@@ -11,18 +11,25 @@ import (
 	"drydock/modules/artifact"
 	"drydock/modules/mirror"
 	"drydock/modules/mirror/debian"
+	"drydock/modules/mirror/lockfile"
 	"drydock/modules/scan"
 	"drydock/modules/steprun/wire"
 )
 
-// database finds the vulnerability database to scan an image's packages with.
-func (l *Line) database(ctx context.Context, inv *inventory) (scan.DB, error) {
-	return l.findDatabase(ctx, inv.Distro, inv.Sources)
+// database finds the vulnerability database to scan an image's packages with:
+// the one the image's lock names, under --locked, else the newest.
+func (l *Line) database(ctx context.Context, image string, inv *inventory) (scan.DB, error) {
+	pinned, err := l.databasePinned(image)
+	if err != nil {
+		return scan.DB{}, err
+	}
+	db, err := l.findDatabase(ctx, inv.Distro, inv.Sources, pinned)
+	return db, l.databaseRefusal(err, image)
 }
 
 // findDatabase is database for packages of a distribution ("debian 12"), given
-// as Debian source packages.
-func (l *Line) findDatabase(ctx context.Context, distro string, sources []wire.SourcePackage) (scan.DB, error) {
+// as Debian source packages. pinned is the one that will do, "" for the newest.
+func (l *Line) findDatabase(ctx context.Context, distro string, sources []wire.SourcePackage, pinned artifact.Digest) (scan.DB, error) {
 	e, step, err := l.worker()
 	if err != nil {
 		return scan.DB{}, err
@@ -37,9 +44,35 @@ func (l *Line) findDatabase(ctx context.Context, distro string, sources []wire.S
 		setting = filepath.Join(l.cfg.CatalogDir, setting)
 	}
 	return scan.Resolver{
-		Setting: setting, Place: m.Place, CacheDir: l.cfg.Cache, GrypeCache: l.grypeCache(),
+		Setting: setting, Pinned: pinned, Place: m.Place, CacheDir: l.cfg.Cache, GrypeCache: l.grypeCache(),
 		HTTP: &http.Client{Transport: viaMirror{set}}, Debian: l.changelogs(set), Client: e.Client, StepBin: step,
 	}.Resolve(ctx, distro, sources)
+}
+
+// databasePinned is the database --locked holds an image's scans to.
+func (l *Line) databasePinned(image string) (artifact.Digest, error) {
+	if !l.cfg.Locked {
+		return "", nil
+	}
+	lock, err := l.readLock(image)
+	if err != nil || lock == nil || lock.Database == nil {
+		return "", err
+	}
+	return lock.Database.Digest, nil
+}
+
+// databaseToLock is the configured vulnerability database as locks have it. What
+// drydock finds or builds by itself is not pinned: it is another every day.
+func (l *Line) databaseToLock(ctx context.Context) (*lockfile.Database, error) {
+	if v := l.cfg.Catalog.Mirrors.VulnDB; v == "" || v == "auto" {
+		return nil, nil
+	}
+	db, err := l.findDatabase(ctx, "", nil, "")
+	if err != nil {
+		return nil, err
+	}
+	d := db.Database
+	return &lockfile.Database{Source: d.Source, Schema: d.Schema, Built: d.Built, Digest: d.Digest}, nil
 }
 
 // viaMirror is an http.RoundTripper that fetches as every mirror is fetched

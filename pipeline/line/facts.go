@@ -109,6 +109,9 @@ func (l *Line) driftsOf(id string) map[string]drift {
 		if v.Name != variant {
 			continue
 		}
+		if d := l.drifts[imageDrift+img.Name]; d != nil {
+			out[imageDrift+img.Name] = *d
+		}
 		for _, r := range v.Refs {
 			if d := l.drifts[r.Base]; d != nil {
 				out[r.Base] = *d

@@ -49,13 +49,13 @@ type scanned struct {
 }
 
 // scan holds one platform's packages against a vulnerability database.
-func (l *Line) scan(ctx context.Context, _ plan.Node, in run.Inputs) (any, error) {
+func (l *Line) scan(ctx context.Context, n plan.Node, in run.Inputs) (any, error) {
 	inv := run.Input[*inventory](in)
 	e, step, err := l.worker()
 	if err != nil {
 		return nil, err
 	}
-	db, err := l.database(ctx, inv)
+	db, err := l.database(ctx, n.Image, inv)
 	if err != nil {
 		return nil, err
 	}

@@ -101,6 +101,7 @@ type Line struct {
 	notes     []string
 	logs      *changelogs
 	observing *observation          // a lock is being made
+	locking   bool                  // so steps are not held to the one there is
 	moved     map[string]*base.Lock // bases whose locks are being moved forward, by name
 	built     []*builtImage         // by this line, in any order
 	builds    map[string]string     // build names to the images they belong to, for progress

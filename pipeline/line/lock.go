@@ -12,6 +12,7 @@ import (
 	"path"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 
 	"drydock/catalog"
@@ -22,6 +23,7 @@ import (
 	"drydock/modules/mirror"
 	"drydock/modules/mirror/lockfile"
 	"drydock/modules/provenance"
+	"drydock/modules/scan"
 	"drydock/pipeline/results"
 )
 
@@ -33,6 +35,7 @@ type underLock struct {
 	file     string         // as errors call it
 	remedy   string
 	observed bool // fetches are watched to be locked, not held to anything
+	soft     bool // what cannot be held to is said, and not held to
 }
 
 // lockFile is where an image's lock lies, and what errors call it.
@@ -69,7 +72,7 @@ func (l *Line) lockOfImage(img *catalog.Image) (*underLock, error) {
 	_, shown := l.lockFile(img.Name)
 	u := &underLock{file: shown, remedy: "drydock mirror lock --image " + img.Name + ", review and commit " + shown}
 	l.mu.Lock()
-	observing := l.observing
+	observing, locking := l.observing, l.locking
 	l.mu.Unlock()
 	if l.cfg.again != nil {
 		return l.lockAgain(img, u)
@@ -78,14 +81,14 @@ func (l *Line) lockOfImage(img *catalog.Image) (*underLock, error) {
 		u.key, u.observed = "new-"+observing.nonce+"-"+short(img.Name), true
 		return u, nil
 	}
-	if !l.cfg.Locked {
+	if locking && !l.cfg.Locked {
 		return nil, nil
 	}
 	lock, err := l.readLock(img.Name)
-	if err != nil {
+	if err != nil || lock == nil && !l.cfg.Locked {
 		return nil, err
 	}
-	u.lock = lock
+	u.lock, u.soft = lock, !l.cfg.Locked
 	if lock == nil {
 		u.file, u.key = img.Name+", which has no lock ("+shown+")", "none-"+short(img.Name)
 		return u, nil
@@ -119,12 +122,19 @@ func (l *Line) underLock(e *engine.Engine, img *catalog.Image, b *builtImage, te
 	if u == nil || err != nil {
 		return nil, text, err
 	}
+	if !e.Hermetic && u.soft {
+		return nil, text, nil
+	}
 	if !e.Hermetic {
 		l.note("--locked holds for bases only: the %s engine gives steps its own network", e.Kind)
 		return nil, text, nil
 	}
-	if err := u.checkBases(b.Bases); err != nil {
-		return nil, nil, err
+	if err := u.check(l.cfg.Version, frontend(e), b); err != nil {
+		if !u.soft {
+			return nil, nil, err
+		}
+		l.letGo(img, err)
+		return nil, text, nil
 	}
 	box, err := l.gatewayBox.get()
 	if err != nil {
@@ -177,6 +187,83 @@ func withEpoch(img *catalog.Image, b *builtImage, text []byte, secrets map[strin
 	return mountInRuns(img, text, mount)
 }
 
+// letGo says that an image is not built as its lock has it, now and whenever the
+// result is remembered.
+func (l *Line) letGo(img *catalog.Image, err error) {
+	_, shown := l.lockFile(img.Name)
+	why, _, _ := strings.Cut(err.Error(), "\n")
+	l.driftNote(imageDrift+img.Name, "image %s is not built as %s has it, with what the mirrors have now instead: %s (drydock mirror lock --image %s locks that)", img.Name, shown, why, img.Name)
+}
+
+// imageDrift begins the keys of images among those of bases.
+const imageDrift = "image "
+
+// yields says whether a build failed by a lock that need not be held to.
+func (l *Line) yields(o *order, err error) bool {
+	if err == nil || l.cfg.Locked || o.free || !strings.Contains(err.Error(), "by rule lock/") {
+		return false
+	}
+	lock, lerr := l.readLock(o.img.Name)
+	if lerr != nil || lock == nil {
+		return false
+	}
+	l.letGo(o.img, err)
+	return true
+}
+
+// The rules by which --locked refuses what a lock pins beside files.
+const (
+	ruleLockedBase     = "lock/base"
+	ruleLockedProgram  = "lock/drydock"
+	ruleLockedFrontend = "lock/frontend"
+	ruleLockedEmulator = "lock/emulator"
+	ruleLockedEpoch    = "lock/epoch"
+)
+
+// check refuses to build on or with something else than what was locked. What
+// is built again may be by a newer program: that is what it is to show.
+func (u *underLock) check(version, frontend string, b *builtImage) error {
+	if u.lock == nil {
+		return nil
+	}
+	if err := u.checkBases(b.Bases); err != nil || u.soft || u.again != "" {
+		return err
+	}
+	refuse := func(rule, what, was, now, remedy string) error {
+		return &artifact.Error{
+			Kind: artifact.KindFault, Op: "building under " + u.file, Place: u.file, Remedy: remedy,
+			Message: fmt.Sprintf("it was locked with %s %s, this is %s (rule %s)", what, was, now, rule),
+		}
+	}
+	switch {
+	case u.lock.Drydock != "" && u.lock.Drydock != version:
+		return refuse(ruleLockedProgram, "drydock", u.lock.Drydock, version, "use that version, or "+u.remedy)
+	case u.lock.Frontend != "" && u.lock.Frontend != frontend:
+		return refuse(ruleLockedFrontend, "frontend", u.lock.Frontend, frontend, "use the drydock it was locked with, or "+u.remedy)
+	case b.Epoch > u.lock.Epoch:
+		return refuse(ruleLockedEpoch, "epoch", fmt.Sprint(u.lock.Epoch), fmt.Sprint(b.Epoch), u.remedy)
+	}
+	for _, m := range b.Emulators {
+		if !slices.Contains(u.lock.Emulators, lockfile.Emulator{PURL: m.PURL, Digest: m.Digest}) {
+			return refuse(ruleLockedEmulator, "emulators", fmt.Sprint(u.lock.Emulators), m.PURL+" "+string(m.Digest), u.remedy)
+		}
+	}
+	return nil
+}
+
+// databaseRefusal tells what to do about a vulnerability database that is not
+// the locked one.
+func (l *Line) databaseRefusal(err error, image string) error {
+	var e *artifact.Error
+	if errors.As(err, &e) && strings.Contains(e.Message, scan.RuleLocked) {
+		_, shown := l.lockFile(image)
+		e.Op, e.Place = "scanning under "+shown, shown
+		e.Remedy = "bring the cache of a run that has it (--cache); or drydock mirror lock --image " + image +
+			", review and commit it; or take database out of the lock, to scan with the newest"
+	}
+	return err
+}
+
 // checkBases refuses a base that is not the one an image was locked on.
 func (u *underLock) checkBases(bases []baseReady) error {
 	if u == nil || u.lock == nil {
@@ -201,12 +288,10 @@ func (u *underLock) checkBases(bases []baseReady) error {
 	return nil
 }
 
-const ruleLockedBase = "lock/base"
-
 // checkMaterials refuses what steps fetched and the lock does not have: steps
 // that run are refused by the gateway, cached ones are told from here.
 func (u *underLock) checkMaterials(b *builtImage) error {
-	if u == nil || u.observed {
+	if u == nil || u.observed || u.soft {
 		return nil
 	}
 	fail := func(message, remedy string) error {

@@ -60,6 +60,9 @@ func (l *Line) makeLocks(ctx context.Context, p *plan.Plan, fresh bool) (*Locked
 	if err != nil {
 		return nil, nil, err
 	}
+	l.mu.Lock()
+	l.locking = true
+	l.mu.Unlock()
 	again := names
 	made := map[string]*lockfile.Lock{}
 	out := &Locked{}
@@ -86,18 +89,31 @@ func (l *Line) makeLocks(ctx context.Context, p *plan.Plan, fresh bool) (*Locked
 	if len(out.Failed) > 0 {
 		return out, nil, nil
 	}
+	files, err := l.lockFiles(ctx, names, made, out)
+	return out, files, err
+}
+
+// lockFiles are the locks that are to be written.
+func (l *Line) lockFiles(ctx context.Context, names []string, made map[string]*lockfile.Lock, out *Locked) ([]catalogFile, error) {
+	database, err := l.databaseToLock(ctx)
+	if err != nil {
+		return nil, err
+	}
 	var files []catalogFile
 	for _, name := range names {
+		if made[name] != nil {
+			made[name].Database = database
+		}
 		one, file, err := l.imageLock(name, made[name])
 		if err != nil {
-			return out, nil, err
+			return nil, err
 		}
 		if one.Written {
 			files = append(files, file)
 		}
 		out.Images = append(out.Images, *one)
 	}
-	return out, files, nil
+	return files, nil
 }
 
 // wholeImages are the chosen images. Some variants alone are refused: a lock is
@@ -200,6 +216,7 @@ func (l *Line) composeLock(name string) (*lockfile.Lock, bool, error) {
 				}
 			}
 		}
+		addEmulators(lock, b)
 		f := box.gateway.Fetched(b.Name)
 		ok = ok && f.Lockable && joinFetched(files, f)
 		for _, a := range f.Absent {
@@ -215,6 +232,14 @@ func (l *Line) composeLock(name string) (*lockfile.Lock, bool, error) {
 		lock.Absent = append(lock.Absent, a)
 	}
 	return lock, ok, nil
+}
+
+func addEmulators(lock *lockfile.Lock, b *builtImage) {
+	for _, m := range b.Emulators {
+		if one := (lockfile.Emulator{PURL: m.PURL, Digest: m.Digest}); !slices.Contains(lock.Emulators, one) {
+			lock.Emulators = append(lock.Emulators, one)
+		}
+	}
 }
 
 // joinFetched adds what one build fetched; false when a path has two contents.

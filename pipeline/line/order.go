@@ -30,6 +30,7 @@ type order struct {
 	emulators []artifact.Material
 	labels    map[string]string // that the image gets
 	inherited map[string]string // that it would get from its base, and does not
+	free      bool              // its lock is not held to
 }
 
 // build makes one platform of an image.
@@ -39,6 +40,10 @@ func (l *Line) build(ctx context.Context, n plan.Node, in run.Inputs) (any, erro
 		return nil, err
 	}
 	b, err := l.carryOut(ctx, o)
+	if l.yields(o, err) {
+		o.free = true
+		b, err = l.carryOut(ctx, o)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -96,12 +101,16 @@ func (l *Line) order(ctx context.Context, n plan.Node, in run.Inputs) (*order, e
 
 // carryOut has the engine build what was ordered.
 func (l *Line) carryOut(ctx context.Context, o *order) (*builtImage, error) {
-	b := &builtImage{Image: o.node.Image, Variant: o.variant, Platform: *o.node.Platform, Name: o.node.ID, Bases: o.bases}
+	b := &builtImage{Image: o.node.Image, Variant: o.variant, Platform: *o.node.Platform, Name: o.node.ID, Bases: o.bases, Emulators: o.emulators}
 	layers := b.standOn()
 	secrets := maps.Clone(o.secrets)
-	under, text, err := l.underLock(o.engine, o.img, b, o.text, secrets)
-	if err != nil {
-		return nil, err
+	text := o.text
+	var under *underLock
+	var err error
+	if !o.free {
+		if under, text, err = l.underLock(o.engine, o.img, b, text, secrets); err != nil {
+			return nil, err
+		}
 	}
 	if text, err = withEpoch(o.img, b, text, secrets); err != nil {
 		return nil, err

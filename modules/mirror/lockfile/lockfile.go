@@ -30,7 +30,8 @@ type Lock struct {
 	Frontend  string     `json:"frontend,omitempty"` // what reads the Dockerfile, with its version
 	Epoch     int64      `json:"epoch"`              // Unix seconds; the newest of the bases'
 	Bases     []Base     `json:"bases"`
-	Database  *Database  `json:"database,omitempty"` // vulnerability database, where one is configured
+	Database  *Database  `json:"database,omitempty"`  // vulnerability database, where one is configured
+	Emulators []Emulator `json:"emulators,omitempty"` // that its steps run in
 	Materials []Material `json:"materials"`
 	Absent    []Absent   `json:"absent,omitempty"`
 }
@@ -47,6 +48,12 @@ type Database struct {
 	Schema string          `json:"schema"`
 	Built  time.Time       `json:"built"`
 	Digest artifact.Digest `json:"digest"`
+}
+
+// Emulator is the package an emulator of another processor comes from.
+type Emulator struct {
+	PURL   string          `json:"purl"`
+	Digest artifact.Digest `json:"digest"` // of the package
 }
 
 // Material is one file.
@@ -127,6 +134,9 @@ func (l *Lock) check() error {
 			return fmt.Errorf("base %s: %w", b.Name, err)
 		}
 	}
+	if err := l.checkTools(); err != nil {
+		return err
+	}
 	seen := map[string]bool{}
 	for _, m := range l.Materials {
 		if _, err := artifact.ParseDigest(string(m.Digest)); err != nil {
@@ -155,6 +165,20 @@ func (l *Lock) check() error {
 	return nil
 }
 
+func (l *Lock) checkTools() error {
+	if l.Database != nil {
+		if _, err := artifact.ParseDigest(string(l.Database.Digest)); err != nil {
+			return fmt.Errorf("database: %w", err)
+		}
+	}
+	for _, e := range l.Emulators {
+		if _, err := artifact.ParseDigest(string(e.Digest)); err != nil {
+			return fmt.Errorf("emulator %s: %w", e.PURL, err)
+		}
+	}
+	return nil
+}
+
 // goodPath refuses paths that lead out of a mirror, and addresses.
 func goodPath(ecosystem, path string) error {
 	if ecosystem == "" || path == "" || strings.HasPrefix(path, "/") || strings.Contains(path, "://") || strings.ContainsAny(path, "\\\x00\r\n") {
@@ -175,6 +199,8 @@ func (l *Lock) Marshal() ([]byte, error) {
 	out.Version = Version
 	out.Bases = append([]Base{}, l.Bases...)
 	slices.SortFunc(out.Bases, func(a, b Base) int { return cmp.Compare(a.Name, b.Name) })
+	out.Emulators = slices.Clone(l.Emulators)
+	slices.SortFunc(out.Emulators, func(a, b Emulator) int { return cmp.Or(cmp.Compare(a.PURL, b.PURL), cmp.Compare(a.Digest, b.Digest)) })
 	out.Materials = append([]Material{}, l.Materials...)
 	slices.SortFunc(out.Materials, func(a, b Material) int {
 		return cmp.Or(cmp.Compare(a.Ecosystem, b.Ecosystem), cmp.Compare(a.Path, b.Path))

@@ -20,7 +20,9 @@ func sample() *Lock {
 			{Ecosystem: "npm", Path: "left-pad", Digest: sumB, Size: 2},
 			{Ecosystem: "debian", Path: "debian/pool/main/a/a_1+b_amd64.deb", Digest: sumA, Size: 1, PURL: "pkg:deb/debian/a@1?arch=amd64"},
 		},
-		Absent: []Absent{{"go", "example.test/a/b/@v/v1.0.0.info"}},
+		Database:  &Database{Source: "mirror", Schema: "v6.1.0", Digest: sumA},
+		Emulators: []Emulator{{"pkg:deb/debian/qemu@2", sumB}, {"pkg:deb/debian/qemu@1", sumA}},
+		Absent:    []Absent{{"go", "example.test/a/b/@v/v1.0.0.info"}},
 	}
 }
 
@@ -40,7 +42,7 @@ func TestRoundTripIsStable(t *testing.T) {
 	if string(first) != string(second) {
 		t.Errorf("%s\nis not\n%s", first, second)
 	}
-	if l.Materials[0].Ecosystem != "debian" {
+	if l.Materials[0].Ecosystem != "debian" || l.Emulators[0].Digest != sumA || l.Database.Digest != sumA {
 		t.Error("not in order")
 	}
 }
@@ -79,6 +81,8 @@ func TestParseRefuses(t *testing.T) {
 		{"no version", `"version": 1`, `"version": 0`, "no version"},
 		{"unknown field", `"image": "app"`, `"image": "app", "colour": 1`, "line 3: json: unknown field \"colour\""},
 		{"digest", string(sumB), "sha256:b", "not a sha256 digest"},
+		{"database", "\"schema\": \"v6.1.0\",\n    \"built\": \"0001-01-01T00:00:00Z\",\n    \"digest\": \"sha256:a", "\"schema\": \"v6.1.0\",\n    \"built\": \"0001-01-01T00:00:00Z\",\n    \"digest\": \"sha256:z", "database"},
+		{"emulator", "qemu@1\",\n      \"digest\": \"sha256:a", "qemu@1\",\n      \"digest\": \"sha256:z", "emulator pkg:deb/debian/qemu@1"},
 		{"outside", "left-pad", "../left-pad", "not a path below a mirror"},
 		{"address", "left-pad", "http://mirror.example.invalid/left-pad", "not a path below a mirror"},
 		{"before 1970", `"epoch": 7`, `"epoch": -7`, "before 1970"},
