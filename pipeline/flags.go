@@ -51,6 +51,10 @@ type settings struct {
 
 	at      time.Time // what mirrors are taken as of; zero is now
 	noStale bool      // a copy never stands in for a mirror that cannot be asked
+
+	StepLimits string        `json:"stepLimits"` // "" are engine.Limits' defaults
+	limits     engine.Limits // StepLimits
+	landlock   int           // engine.Config.LandlockABI
 }
 
 func env(name string) []string {
@@ -96,6 +100,8 @@ func engineFlags() []cli.Flag {
 		str("engine", "auto", "what executes the steps: auto, embedded or dagger"),
 		str("tier", "auto", "how the embedded engine isolates steps: auto (the best this host gives), T1 or T2"),
 		quotaFlag(),
+		str("step-limits", "", "what one step may take, as `LIMITS`: memory=4GiB,processes=4096,disk=20GiB,free-disk=1GiB,files=1024,output=64MiB (any of them; for the defaults see README)"),
+		&cli.StringFlag{Name: "landlock-abi", Hidden: true, Usage: "use `N` of Landlock's versions at most, in tests", EnvVars: env("landlock-abi")},
 		str("cache-from", "", "start from results of builds elsewhere: `CACHES` separated by spaces, each DIR, type=local,src=DIR or type=registry,ref=REF"),
 		str("cache-to", "", "leave the results for builds elsewhere in `CACHES`; a change request's are kept apart, and read by no branch, tag or schedule"),
 		boolean("fail-fast", "stop everything at the first failure"),
@@ -114,6 +120,7 @@ func readSettings(c *cli.Context, args, environ []string) (settings, error) {
 		Engine: c.String("engine"), Tier: c.String("tier"), Trigger: c.String("trigger"), Changed: c.String("changed"),
 		FailFast: c.Bool("fail-fast"), Locked: c.Bool("locked"), Offline: c.Bool("offline"), Jobs: c.Int("jobs"),
 		CacheQuota: c.String("cache-quota"), CacheFrom: c.String("cache-from"), CacheTo: c.String("cache-to"),
+		StepLimits: c.String("step-limits"),
 	}
 	var err error
 	if s.imports, err = line.ParseCaches("cache-from", s.CacheFrom); err != nil {
@@ -123,6 +130,12 @@ func readSettings(c *cli.Context, args, environ []string) (settings, error) {
 		return s, err
 	}
 	if s.quota, err = parseSize("cache-quota", s.CacheQuota); err != nil {
+		return s, err
+	}
+	if s.limits, err = parseLimits("step-limits", s.StepLimits); err != nil {
+		return s, err
+	}
+	if s.landlock, err = parseABI("landlock-abi", c.String("landlock-abi")); err != nil {
 		return s, err
 	}
 	if err := s.setDirs(c.String("state"), environ); err != nil {

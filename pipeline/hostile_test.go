@@ -142,8 +142,8 @@ func (h *hostile) inner() error {
 		}
 	}
 	attacks := []string{
-		"secrets " + strings.Join(h.halves, " "), "files " + h.outside + " " + filepath.Join(h.dir, "keys"), "ptrace", "signals " + h.tier,
-		"sockets " + strings.Join(h.sockets, " "), "mounts", "devices", "calls", egress,
+		"secrets " + strings.Join(h.halves, " "), "outside " + h.outside + " " + filepath.Join(h.dir, "keys"), "ptrace", "signals " + h.tier,
+		"sockets " + strings.Join(h.sockets, " "), "mounts", "devices", "calls", "holes", "files 2000", egress,
 	}
 	for name, dockerfile := range map[string]string{
 		"inner": attacked(attacks...),
@@ -210,8 +210,17 @@ func (h *hostile) escapes() error {
 func exhaustion() map[string]struct{ attack, says string } {
 	return map[string]struct{ attack, says string }{
 		"exfiltrate": {"exfiltrate exfil.example.com", "exfil.example.com"},
+		"fork":       {"fork", "limit processes: it had more than 300 processes and threads"},
+		"memory":     {"memory 2147483648", "limit memory: it used more than 400 MiB of memory"},
+		"shared":     {"shared 1073741824", "limit memory: it used more than 400 MiB of memory"},
+		"disk":       {"disk 3221225472", "limit disk: it wrote more than 300 MiB"},
+		"unlinked":   {"unlinked 3221225472", "limit disk: it wrote more than 300 MiB"},
+		"output":     {"output 1073741824", "limit output: it printed more than 8 MiB"},
 	}
 }
+
+// hostileLimits are low, so that the machine of the tests is not harmed.
+const hostileLimits = "memory=400MiB,processes=300,disk=300MiB,files=1024,output=8MiB"
 
 func (h *hostile) bounded() error {
 	for name, a := range exhaustion() {
@@ -288,7 +297,7 @@ func TestHostile(t *testing.T) {
 		t.Run(tier, func(t *testing.T) {
 			h := newHostile(t, tier)
 			environ := []string{
-				`DOCKER_AUTH_CONFIG={"auths":{"registry.invalid":{"auth":"` + h.mark() + `"}}}`, "COSIGN_PASSWORD=" + h.mark(), "DRYDOCK_TIER=" + tier,
+				`DOCKER_AUTH_CONFIG={"auths":{"registry.invalid":{"auth":"` + h.mark() + `"}}}`, "COSIGN_PASSWORD=" + h.mark(), "DRYDOCK_TIER=" + tier, "DRYDOCK_STEP_LIMITS=" + hostileLimits,
 			}
 			if err := writeIn(h.dir, "keys/secret", h.mark()); err != nil {
 				t.Fatal(err)

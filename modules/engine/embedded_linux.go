@@ -35,6 +35,7 @@ func connectEmbedded(ctx context.Context, cfg Config) (*Engine, error) {
 	}
 	cc := childConfig(cfg)
 	cc.GatewaySocket, cc.ImagesAddr = cfg.Gateway, cfg.Images
+	cc.Limits, cc.LandlockABI = executor.Limits(cfg.Limits), cfg.LandlockABI
 	cc.Emulators = executor.Emulators{}
 	for arch, e := range cfg.Emulators {
 		cc.Emulators[arch] = executor.Emulator(e)

@@ -54,6 +54,13 @@ type Config struct {
 	Log   io.Writer // the engine's own log; nil discards it
 	Quota int64     // how much an embedded engine keeps, in bytes; 0 = a share of the disk
 
+	// Limits bound each step in the embedded engine; a field that is 0 has a
+	// default, which depends on the machine.
+	Limits Limits
+	// LandlockABI caps what steps of tier T2 use of Landlock, for tests: 0 uses
+	// all the kernel has, a negative number none.
+	LandlockABI int
+
 	CacheFrom  []Cache          // what an embedded engine imports results from
 	CacheTo    []Cache          // where ExportCache writes them
 	Registries *registry.Client // reaches the caches that are in registries
@@ -61,6 +68,17 @@ type Config struct {
 
 	Notice   func(string) // nil-able; told, after a moment, whom connecting waits for
 	Progress func(Event)  // nil-able; called from one goroutine, must not block for long
+}
+
+// Limits bound what one step may take. A step that takes more is ended, and
+// its error names the limit.
+type Limits struct {
+	Memory    int64 // bytes, of all its processes together; default nine tenths of what there is
+	Processes int   // processes and threads at a time; default 16384, or what the machine has room for
+	Disk      int64 // bytes it may write; default half of the disk
+	FreeDisk  int64 // bytes that must stay free on the engine's disk; default a fiftieth of it, at most 1 GiB
+	Files     int   // files one of its processes may have open; default 65536
+	Output    int64 // bytes it may print; default 256 MiB
 }
 
 // Emulator is a static program that executes another architecture's programs.

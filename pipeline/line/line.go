@@ -74,6 +74,9 @@ type Config struct {
 	again *again // set by Rebuild
 
 	Quota int64 // how much an embedded engine keeps, in bytes; 0 is a share of the disk
+	// StepLimits bound each step; a field that is 0 has engine.Limits' default.
+	StepLimits  engine.Limits
+	LandlockABI int // as engine.Config's, for tests
 }
 
 // Line is one wired pipeline. Nothing is opened before it is wanted: a run in
@@ -323,6 +326,7 @@ func (l *Line) openEngine() (*engine.Engine, error) {
 	e, err := engine.Connect(l.ctx, engine.Config{
 		Kind: l.cfg.Engine, CacheDir: l.cfg.Cache, Gateway: box.socket, Images: bases.address,
 		Environ: l.cfg.Environ, LookupEnv: l.cfg.LookupEnv, Log: l.cfg.Log, Progress: l.engineEvent, Tier: l.cfg.Tier, Notice: l.engineNotice, Quota: l.cfg.Quota,
+		Limits: l.cfg.StepLimits, LandlockABI: l.cfg.LandlockABI,
 		Emulators: emulation.forEngine(l.builder()),
 		CacheFrom: l.readCaches(), CacheTo: l.writeCaches(), Registries: registries, Steps: box.gateway,
 	})

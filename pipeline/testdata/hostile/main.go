@@ -14,6 +14,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -28,9 +29,9 @@ type attack func(args []string)
 
 func main() {
 	attacks := map[string]attack{
-		"secrets": secrets, "files": files, "ptrace": ptrace, "signals": signals, "sockets": sockets, "mounts": mounts,
+		"secrets": secrets, "outside": outside, "ptrace": ptrace, "signals": signals, "sockets": sockets, "mounts": mounts,
 		"devices": devices, "calls": calls, "egress": egress, "exfiltrate": exfiltrate, "write": write, "fork": fork, "memory": memory,
-		"disk": disk, "output": output, "sleep": sleep,
+		"shared": shared, "disk": disk, "unlinked": unlinked, "holes": holes, "files": openFiles, "output": output,
 	}
 	run, ok := attacks[argument(1)]
 	if !ok {
@@ -153,8 +154,8 @@ func readMemory(pid int, mark []byte) bool {
 	return false
 }
 
-// files tries to read, list and write what lies outside, by its path there.
-func files(args []string) {
+// outside tries to read, list and write what lies outside, by its path there.
+func outside(args []string) {
 	for _, path := range args {
 		for _, way := range []string{path, "/proc/1/root" + path, "/proc/self/root" + path, "/../../../../.." + path} {
 			if _, err := os.Lstat(way); err == nil {
@@ -373,7 +374,7 @@ func write(args []string) {
 // fork starts copies of itself without end.
 func fork([]string) {
 	for {
-		cmd := exec.Command("/proc/self/exe", "fork")
+		cmd := exec.Command("/hostile", "fork") // its path: no /proc is needed
 		if err := cmd.Start(); err != nil {
 			time.Sleep(time.Millisecond)
 		}
@@ -395,22 +396,93 @@ func memory(args []string) {
 	escape("%d MiB of memory were had", len(held)*16)
 }
 
-// disk fills the root, up to a bound as memory.
+// shared fills memory that is no process's own: files without a name, which
+// are not mapped.
+func shared(args []string) {
+	limit := size(args)
+	b := bytes.Repeat([]byte{1}, 16<<20)
+	for n := int64(0); n < limit; n += int64(len(b)) {
+		fd, err := unix.MemfdCreate("fill", 0)
+		if err == nil {
+			_, err = unix.Write(fd, b)
+		}
+		if err != nil {
+			fmt.Println("filling memory:", err)
+			os.Exit(1)
+		}
+	}
+	time.Sleep(settle)
+	escape("%d MiB of memory were had", limit>>20)
+}
+
+// settle is how long a step that has too much waits to be ended.
+const settle = 5 * time.Second
+
+// fileSize is that of each file of many.
+const fileSize = 64 << 20
+
+// disk fills the root with files, up to a bound as memory.
 func disk(args []string) {
 	limit := size(args)
-	f, err := os.Create("/fill")
-	if err != nil {
-		fmt.Println(err)
-		os.Exit(1)
-	}
-	b := make([]byte, 1<<20)
-	for n := int64(0); n < limit; n += int64(len(b)) {
-		if _, err := f.Write(b); err != nil {
+	b := make([]byte, fileSize)
+	for n := int64(0); n < limit; n += fileSize {
+		if err := os.WriteFile(fmt.Sprintf("/fill%d", n), b, 0o600); err != nil {
 			fmt.Println("filling the disk:", err)
 			os.Exit(1)
 		}
 	}
+	time.Sleep(settle)
 	escape("%d MiB of disk were had", limit>>20)
+}
+
+// unlinked fills the disk with files that have no name.
+func unlinked(args []string) {
+	limit := size(args)
+	b := make([]byte, fileSize)
+	var held []*os.File
+	for n := int64(0); n < limit; n += fileSize {
+		f, err := os.Create("/fill")
+		if err == nil {
+			_, err = f.Write(b)
+			err = errors.Join(err, os.Remove("/fill"))
+		}
+		if err != nil {
+			fmt.Println("filling the disk:", err)
+			os.Exit(1)
+		}
+		held = append(held, f)
+	}
+	time.Sleep(settle)
+	escape("%d MiB of disk were had in %d files", limit>>20, len(held))
+}
+
+// holes makes a file that is larger than any disk and takes no room.
+func holes([]string) {
+	signal.Ignore(unix.SIGXFSZ) // to be told of the limit, not ended by it
+	f, err := os.Create("/holes")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer f.Close()
+	if err := f.Truncate(1 << 46); err == nil {
+		escape("a file of 64 TiB was had")
+	}
+	if err := unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_ZERO_RANGE, 1<<46, 1); err == nil {
+		escape("a file of 64 TiB was had")
+	}
+}
+
+// openFiles opens files up to a number.
+func openFiles(args []string) {
+	limit := size(args)
+	for n := int64(0); n < limit; n++ {
+		if _, err := unix.Open("/", unix.O_RDONLY, 0); err != nil {
+			fmt.Println("opening files:", err)
+			return
+		}
+	}
+	escape("%d files were open", limit)
 }
 
 // output writes lines without end, up to a bound.
@@ -423,8 +495,6 @@ func output(args []string) {
 		}
 	}
 }
-
-func sleep(args []string) { time.Sleep(time.Duration(size(args)) * time.Second) }
 
 func size(args []string) int64 {
 	if len(args) == 0 {

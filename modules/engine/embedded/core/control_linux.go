@@ -34,6 +34,7 @@ type request struct {
 	Prune    PruneOptions
 
 	Emulators executor.Emulators `json:",omitempty"`
+	Limits    executor.Limits
 }
 
 const (
@@ -154,7 +155,7 @@ func (s *controller) member(c *net.UnixConn, in *bufio.Reader, r request, say fu
 		say(reply{Other: true})
 		return
 	}
-	m := s.core.members.join(Member{Gateway: r.Gateway, Images: r.Images, PID: r.PID, Emulators: r.Emulators})
+	m := s.core.members.join(Member{Gateway: r.Gateway, Images: r.Images, PID: r.PID, Emulators: r.Emulators, Limits: r.Limits})
 	if m == nil {
 		say(reply{Ending: true})
 		return

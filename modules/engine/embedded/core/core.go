@@ -104,6 +104,8 @@ type ChildConfig struct {
 	NoOverlay bool
 	// Emulators execute foreign architectures in this process's builds.
 	Emulators executor.Emulators
+	// Limits bound each step of this process's builds; 0 is a default.
+	Limits executor.Limits
 	// Environ is the caller's environment. Nothing of it reaches the child;
 	// its PATH is where newuidmap is looked for.
 	Environ []string

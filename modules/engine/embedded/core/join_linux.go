@@ -216,7 +216,7 @@ func join(ctx context.Context, c ChildConfig, r *Running, build string) (*Child,
 	in := bufio.NewReader(conn)
 	answer, err := ask(conn, in, request{
 		Do: doJoin, Protocol: protocol, Build: build, PID: os.Getpid(), Gateway: c.GatewaySocket, Images: c.ImagesAddr,
-		Emulators: c.Emulators,
+		Emulators: c.Emulators, Limits: c.Limits,
 	}, controlTime)
 	if !stop() && ctx.Err() != nil {
 		conn.Close()

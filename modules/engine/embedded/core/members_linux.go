@@ -23,6 +23,7 @@ type Member struct {
 	Since   time.Time
 
 	Emulators executor.Emulators // of its builds' foreign architectures
+	Limits    executor.Limits    // of each step of its builds
 
 	members *members
 	ctx     context.Context //nolint:containedctx // it is the member's lifetime that is handed on

@@ -59,7 +59,7 @@ func (o *routedOp) Exec(ctx context.Context, jc solver.JobContext, inputs []solv
 func (o *routedOp) try(ctx context.Context, jc solver.JobContext, do func(context.Context) error) error {
 	for n := 0; ; n++ {
 		m := o.members.of(jc.Session())
-		err := do(executor.WithEmulators(executor.WithGateway(withMember(ctx, m), gatewayOf(m)), emulatorsOf(m)))
+		err := do(executor.WithLimits(executor.WithEmulators(executor.WithGateway(withMember(ctx, m), gatewayOf(m)), emulatorsOf(m)), boundsOf(m)))
 		if err == nil || ctx.Err() != nil || n == moves || !o.left(ctx, m, err) {
 			return err
 		}
@@ -96,6 +96,13 @@ func gatewayOf(m *Member) string {
 		return ""
 	}
 	return m.Gateway
+}
+
+func boundsOf(m *Member) executor.Limits {
+	if m == nil {
+		return executor.Limits{}
+	}
+	return m.Limits
 }
 
 func emulatorsOf(m *Member) executor.Emulators {

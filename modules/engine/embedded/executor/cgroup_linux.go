@@ -5,18 +5,13 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/moby/buildkit/solver/pb"
 )
-
-// maxProcesses is how many processes a step may have, where the host lets us
-// say so: a fork bomb ends itself and not the host.
-const maxProcesses = 16384
 
 // cgroupPrefix marks the control groups that are ours.
 const cgroupPrefix = "drydock-"
@@ -28,12 +23,15 @@ type limit struct {
 	value              int64
 }
 
-func limits(asked *pb.LinuxResources) []limit {
-	out := []limit{{"pids", "pids.max", "pids.max", maxProcesses}}
-	if asked != nil && asked.Memory > 0 {
-		out = append(out, limit{"memory", "memory.max", "memory.limit_in_bytes", asked.Memory})
+// spareProcesses are more than the limit, so that the watch, which counts no
+// init, sees that it was reached.
+const spareProcesses = 64
+
+func groupLimits(l Limits) []limit {
+	return []limit{
+		{"pids", "pids.max", "pids.max", int64(l.Processes) + spareProcesses},
+		{"memory", "memory.max", "memory.limit_in_bytes", l.Memory},
 	}
-	return out
 }
 
 // cgroups are the control groups of one step.
@@ -41,9 +39,9 @@ type cgroups []string
 
 // newCgroups makes what groups it can. Groups are a convenience that many
 // hosts do not give an ordinary user: what cannot be had is left out.
-func newCgroups(id string, asked *pb.LinuxResources) cgroups {
+func newCgroups(id string, own Limits) cgroups {
 	var out cgroups
-	for _, l := range limits(asked) {
+	for _, l := range groupLimits(own) {
 		for _, place := range ownCgroups() {
 			dir := filepath.Join(place.dir, cgroupPrefix+id)
 			file := filepath.Join(dir, l.v2)
@@ -58,7 +56,9 @@ func newCgroups(id string, asked *pb.LinuxResources) cgroups {
 			if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 				continue
 			}
-			out = append(out, dir)
+			if !slices.Contains(out, dir) {
+				out = append(out, dir)
+			}
 			_ = os.WriteFile(file, []byte(strconv.FormatInt(l.value, 10)), 0)
 		}
 	}
@@ -70,6 +70,30 @@ func (c cgroups) add(pid int) {
 	for _, dir := range c {
 		_ = os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0)
 	}
+}
+
+// ranOut reports whether the kernel killed something for the groups' memory
+// (memory.events of version 2, memory.oom_control of version 1).
+func (c cgroups) ranOut() bool {
+	return c.happened("memory.events", "oom_kill ") || c.happened("memory.oom_control", "oom_kill ")
+}
+
+// full reports whether the kernel refused the groups a process.
+func (c cgroups) full() bool { return c.happened("pids.events", "max ") }
+
+func (c cgroups) happened(file, event string) bool {
+	for _, dir := range c {
+		b, err := os.ReadFile(filepath.Join(dir, file))
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(b)) {
+			if n, ok := strings.CutPrefix(strings.TrimSpace(line), event); ok && n != "0" {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // remove removes the groups; the kernel lets go of the dead a moment later.

@@ -6,18 +6,16 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-
-	"github.com/moby/buildkit/solver/pb"
 )
 
 // CgroupControllers names the controllers whose limits a step can be given
 // here, by making a control group and removing it.
 func CgroupControllers() []string {
-	asked := &pb.LinuxResources{Memory: 1 << 40}
+	asked := Limits{Memory: 1 << 40, Processes: 1 << 14}
 	groups := newCgroups(fmt.Sprint("probe", os.Getpid()), asked)
 	defer groups.remove() //nolint:errcheck // it gives up and never fails
 	var out []string
-	for _, l := range limits(asked) {
+	for _, l := range groupLimits(asked) {
 		for _, dir := range groups {
 			if reads(filepath.Join(dir, l.v2), l.value) || reads(filepath.Join(dir, l.v1), l.value) {
 				out = append(out, l.controller)

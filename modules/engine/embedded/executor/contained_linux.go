@@ -25,32 +25,25 @@ import (
 const (
 	// endTime is how long an init may take to end its step.
 	endTime = 10 * time.Second
-	// minDisk is what a contained step must leave free.
-	minDisk = 256 << 20
-	// memoryShare is the part of the memory there is that one step may have.
-	memoryShare = 0.9
 )
 
 // container is what an Executor of TierContainer has.
 type container struct {
-	abi       int               // Landlock ABI that is used
-	memory    int64             // bytes a step may have
-	processes int               // and processes and threads
-	proc      map[string]string // files of /proc that do not change
-	fittings  fittings
-	fixing    func() (jail.Filter, error) // the filter of steps with directories mounted read-only
-	mu        sync.Mutex
-	busy      map[string]chan struct{} // writable sources in use, by path
-	running   map[int]func()           // inits, and how to end them
-	closed    bool
-	steps     sync.WaitGroup
+	abi      int               // Landlock ABI that is used
+	proc     map[string]string // files of /proc that do not change
+	fittings fittings
+	fixing   func() (jail.Filter, error) // the filter of steps with directories mounted read-only
+	mu       sync.Mutex
+	busy     map[string]chan struct{} // writable sources in use, by path
+	running  map[int]func()           // inits, and how to end them
+	closed   bool
+	steps    sync.WaitGroup
 }
 
 // newContainer looks what the kernel has and makes the filter of steps.
 func newContainer(opt Options) (*container, jail.Filter, error) {
 	c := &container{
-		abi: jail.LandlockABI(), memory: int64(float64(availableMemory()) * memoryShare),
-		processes: maxProcesses, proc: readProc(procFiles()), fittings: fittings{root: filepath.Join(opt.Root, "fittings")},
+		abi: jail.LandlockABI(), proc: readProc(procFiles()), fittings: fittings{root: filepath.Join(opt.Root, "fittings")},
 		busy: map[string]chan struct{}{}, running: map[int]func(){},
 	}
 	switch {
@@ -104,6 +97,7 @@ func (s *step) prepareContained(ctx context.Context, root bkexec.Mount, mounts [
 		return fmt.Errorf("opening the root file system: %w", err)
 	}
 	s.later(tree.dir.Close)
+	s.places = append(s.places, tree.path)
 	if s.addresses, err = newAddresses(); err != nil {
 		return err
 	}
@@ -137,13 +131,10 @@ func (s *step) specify(tree *rootTree, env []string, gateway bool) error {
 	}
 	c := &warden.Config{
 		Root: tree.path, ABI: s.e.container.abi, Own: own, Hostname: meta.Hostname,
-		MaxProcesses: s.e.container.processes, MaxMemory: s.e.container.memory, MinDisk: minDisk,
+		MaxProcesses: s.limits.Processes, TooMany: s.limits.tooMany(),
 	}
 	if c.Hostname == "" {
 		c.Hostname = defaultHostname
-	}
-	if meta.LinuxResources != nil && meta.LinuxResources.Memory > 0 {
-		c.MaxMemory = meta.LinuxResources.Memory
 	}
 	if gateway {
 		c.Gateway = s.addresses.gateway.String()
@@ -151,7 +142,7 @@ func (s *step) specify(tree *rootTree, env []string, gateway bool) error {
 	s.spec = initproc.Spec{
 		Root: tree.path, Args: meta.Args, Env: withHome(env, who.Home), Cwd: filepath.Clean("/" + meta.Cwd),
 		UID: uint32(who.Uid), GID: uint32(who.Gid), Groups: []uint32{uint32(who.Gid)},
-		Rlimits: rlimits(meta.Ulimit), Filter: s.e.filter, Contained: c,
+		Rlimits: s.limits.rlimitsOf(rlimits(meta.Ulimit)), Filter: s.e.filter, Contained: c,
 	}
 	for _, g := range who.Sgids {
 		s.spec.Groups = append(s.spec.Groups, uint32(g))

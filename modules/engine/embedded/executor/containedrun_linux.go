@@ -30,13 +30,13 @@ func (s *step) executeContained(ctx context.Context) error {
 		ExtraFiles: []*os.File{theirs}, SysProcAttr: &syscall.SysProcAttr{Setsid: true},
 	}
 	stderr := &writer{w: s.process.Stderr}
-	std, err := openStreams(s.process.Stdin, s.process.Stdout, stderr)
+	kill := func() { _ = sock.conn.CloseWrite() }
+	std, err := openStreams(s.process.Stdin, s.counted(s.process.Stdout, kill), s.counted(stderr, kill))
 	if err != nil {
 		theirs.Close()
 		return err
 	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = std.ends[0], std.ends[1], std.ends[2]
-	kill := func() { _ = sock.conn.CloseWrite() }
 	done, err := s.e.container.start(cmd, kill)
 	theirs.Close()
 	if err != nil {
@@ -44,6 +44,7 @@ func (s *step) executeContained(ctx context.Context) error {
 		return fmt.Errorf("starting the step's init: %w", err)
 	}
 	defer done()
+	defer s.e.watch.begin(s, cmd.Process.Pid, kill)()
 	stopKill := context.AfterFunc(ctx, func() {
 		kill()
 		time.AfterFunc(endTime, func() { _ = cmd.Process.Kill() }) // harmless once it was waited for

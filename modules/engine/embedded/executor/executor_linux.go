@@ -42,6 +42,7 @@ type Options struct {
 	LandlockABI int
 	// SingleID: the engine runs under a keeper of owners (package keeper).
 	SingleID bool
+	Limits   Limits // of steps; WithLimits goes before it
 }
 
 // Executor runs steps.
@@ -52,6 +53,7 @@ type Executor struct {
 	memory  *os.File    // what that path leads to, when it is in memory
 	filter  jail.Filter // of every command
 	running runningSteps
+	watch   watch
 
 	container *container // in TierContainer
 	emulators memories
@@ -77,7 +79,8 @@ func New(opt Options) (*Executor, error) {
 	if err := os.MkdirAll(opt.Root, 0o700); err != nil {
 		return nil, fmt.Errorf("preparing for steps: %w", err)
 	}
-	e := &Executor{opt: opt}
+	opt.Limits = opt.Limits.over(DefaultLimits(opt.Root))
+	e := &Executor{opt: opt, watch: watch{root: opt.Root}}
 	var err error
 	switch {
 	case opt.Tier == TierContainer:
@@ -167,7 +170,7 @@ func (e *Executor) run(ctx context.Context, v Vertex, id string, root bkexec.Mou
 	}
 	s := &step{
 		e: e, vertex: v, dir: filepath.Join(e.opt.Root, id), process: p, markStarted: markStarted,
-		socket: cmp.Or(e.opt.GatewaySocket, gatewayFrom(ctx)),
+		socket: cmp.Or(e.opt.GatewaySocket, gatewayFrom(ctx)), limits: limitsFrom(ctx).over(e.opt.Limits).asked(p.Meta.LinuxResources),
 	}
 	gateway := s.socket != "" && v.Digest != "" && p.Meta.NetMode != pb.NetMode_NONE
 	env, emulate := make([]string, 0, len(p.Meta.Env)), ""

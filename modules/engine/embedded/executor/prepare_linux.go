@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/continuity/fs"
@@ -39,6 +41,14 @@ type step struct {
 	hosts       string         // lines of /etc/hosts for the network
 	control     *initSocket
 	orders      orders
+
+	limits   Limits
+	places   []string // on disk, where it writes
+	inMemory []string // where file systems of memory are mounted for it
+	groups   cgroups
+	printed  atomic.Int64
+	stopping sync.Mutex
+	stopped  string // by which limit
 
 	addresses *addresses   // of a contained step
 	fitting   *fitting     // its /dev, /proc and /sys
@@ -83,7 +93,7 @@ func (s *step) prepare(ctx context.Context, root bkexec.Mount, mounts []bkexec.M
 		Root: rootfs, ReadOnly: root.Readonly || meta.ReadonlyRootFS, Hostname: hostname,
 		Args: meta.Args, Env: withHome(env, who.Home), Cwd: filepath.Clean("/" + meta.Cwd),
 		UID: uint32(who.Uid), GID: uint32(who.Gid), Groups: []uint32{uint32(who.Gid)},
-		Gateway: gateway, Rlimits: rlimits(meta.Ulimit), Filter: s.e.filter,
+		Gateway: gateway, Rlimits: s.limits.rlimitsOf(rlimits(meta.Ulimit)), Filter: s.e.filter,
 		NoCapabilities: s.e.opt.SingleID && who.Uid != 0,
 	}
 	for _, g := range who.Sgids {
@@ -117,6 +127,8 @@ func (s *step) mountAll(mounts []mount.Mount, target string) error {
 		return err
 	}
 	s.later(func() error { return unix.Unmount(target, unix.MNT_DETACH) })
+	s.writes(mounts)
+	s.inMemory = append(s.inMemory, target)
 	return nil
 }
 
@@ -152,6 +164,9 @@ func (s *step) addMount(ctx context.Context, m bkexec.Mount, stage string) error
 	if len(mounts) == 1 && mounts[0].Type == "bind" {
 		out.Source = mounts[0].Source
 		out.ReadOnly = out.ReadOnly || mounts[0].ReadOnly()
+		if !out.ReadOnly {
+			s.writes(mounts)
+		}
 		s.spec.Mounts = append(s.spec.Mounts, out)
 		return nil
 	}

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // probeMain is what steps of the tests run: this program, in the step's root.
@@ -52,6 +53,13 @@ func probeMain(args []string) int {
 		}
 	case "bomb":
 		return probeBomb()
+	case "fill":
+		n, _ := strconv.Atoi(rest[0])
+		if err := os.WriteFile("/fill", make([]byte, n<<20), 0o600); err != nil {
+			fmt.Println(err)
+			return 1
+		}
+		time.Sleep(2 * time.Second)
 	case "memory":
 		return probeMemory()
 	default:

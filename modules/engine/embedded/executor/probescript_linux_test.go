@@ -118,6 +118,9 @@ func probeServe(network, listen, dial string) error {
 		return err
 	}
 	defer l.Close()
+	if at := l.Addr().String(); network == "unix" && at != listen {
+		return fmt.Errorf("its name is %s", at)
+	}
 	go func() {
 		for {
 			c, err := l.Accept()

@@ -2,6 +2,7 @@ package executor
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -137,7 +138,8 @@ func (s *step) execute(ctx context.Context) error {
 		SysProcAttr: &syscall.SysProcAttr{Cloneflags: namespaces, Setsid: true},
 	}
 	stderr := &writer{w: s.process.Stderr}
-	std, err := openStreams(s.process.Stdin, s.process.Stdout, stderr)
+	kill := func() { _ = cmd.Process.Kill() }
+	std, err := openStreams(s.process.Stdin, s.counted(s.process.Stdout, kill), s.counted(stderr, kill))
 	if err != nil {
 		theirs.Close()
 		return err
@@ -151,10 +153,10 @@ func (s *step) execute(ctx context.Context) error {
 		std.wait()
 		return fmt.Errorf("starting the step's init: %w", err)
 	}
-	groups := newCgroups(filepath.Base(s.dir), s.process.Meta.LinuxResources)
-	s.later(groups.remove)
-	groups.add(cmd.Process.Pid) // it waits for us and has started nothing
-	kill := func() { _ = cmd.Process.Kill() }
+	s.groups = newCgroups(filepath.Base(s.dir), s.limits)
+	s.later(s.groups.remove)
+	s.groups.add(cmd.Process.Pid) // it waits for us and has started nothing
+	defer s.e.watch.begin(s, cmd.Process.Pid, kill)()
 	stopKill := context.AfterFunc(ctx, kill)
 	defer stopKill()
 
@@ -168,6 +170,12 @@ func (s *step) execute(ctx context.Context) error {
 	}
 	_ = cmd.Wait() // how the init ended says nothing: its report does
 	std.wait()
+	switch { // faster than our watch
+	case s.groups.ranOut():
+		s.stop(s.limits.tooMuch())
+	case s.groups.full():
+		s.stop(s.limits.tooMany())
+	}
 	return s.verdict(ctx, g, report, err)
 }
 
@@ -314,7 +322,8 @@ func (s *step) forwardSignals(sock *initSocket, done <-chan struct{}) {
 // verdict says how the step ended. A refusal fails it even when the process
 // would not have minded.
 func (s *step) verdict(ctx context.Context, g *link, r initproc.Report, err error) error {
-	ok := err == nil && r.Error == "" && exitError(ctx, r, s.process.Meta.ValidExitCodes, "") == nil
+	why := cmp.Or(s.why(), r.Reason)
+	ok := err == nil && why == "" && r.Error == "" && exitError(ctx, r, s.process.Meta.ValidExitCodes, "") == nil
 	refused := g.close(ok && ctx.Err() == nil)
 	if ctx.Err() == nil && refused == nil && g.lost() {
 		return &gatewayapi.ExitError{ExitCode: gatewayapi.UnknownExitStatus, Err: errGatewayLost}
@@ -325,15 +334,11 @@ func (s *step) verdict(ctx context.Context, g *link, r initproc.Report, err erro
 	if ctx.Err() != nil && !ok {
 		return &gatewayapi.ExitError{ExitCode: gatewayapi.UnknownExitStatus, Err: context.Cause(ctx)}
 	}
-	var fault *gatewayFault
-	if errors.As(err, &fault) {
-		return fault
+	if why != "" {
+		return &gatewayapi.ExitError{ExitCode: stoppedCode, Err: fmt.Errorf("exit code: %d: the step was ended: %s", stoppedCode, why)}
 	}
 	if err != nil {
-		return &gatewayapi.ExitError{
-			ExitCode: gatewayapi.UnknownExitStatus,
-			Err:      fmt.Errorf("the step's init ended early: %w", err),
-		}
+		return faultOf(err)
 	}
 	if r.NoBinfmt {
 		return fmt.Errorf("%w: %s", s.cannotEmulate("no emulator can be registered for one step"), r.Error)
@@ -344,11 +349,26 @@ func (s *step) verdict(ctx context.Context, g *link, r initproc.Report, err erro
 	return exitError(ctx, r, s.process.Meta.ValidExitCodes, g.note()+containedNote(r))
 }
 
-// containedNote says why we ended a step, and what it tried to reach.
+// faultOf is how a step fails that our own part failed.
+func faultOf(err error) error {
+	var fault *gatewayFault
+	if errors.As(err, &fault) {
+		return fault
+	}
+	return &gatewayapi.ExitError{
+		ExitCode: gatewayapi.UnknownExitStatus,
+		Err:      fmt.Errorf("the step's init ended early: %w", err),
+	}
+}
+
+// stoppedCode is the exit code of a step that we ended: 128 and SIGKILL.
+const stoppedCode = 128 + 9
+
+// containedNote says what a step tried to reach.
 func containedNote(r initproc.Report) string {
 	note := ""
-	if r.Reason != "" {
-		note += "; the step was ended: " + r.Reason
+	if r.Signal == int(unix.SIGXFSZ) {
+		note += "; " + exceeded(LimitDisk, "it made a file larger than twice what it may write")
 	}
 	if len(r.Refused) > 0 {
 		note += "; refused: " + strings.Join(r.Refused, ", ") + " (a step reaches nothing but the mirror gateway and, over TCP, itself)"

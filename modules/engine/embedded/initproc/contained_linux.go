@@ -41,10 +41,7 @@ func runContained(c *control, s Spec) (Report, error) {
 		w.Kill("the engine is gone")
 	}
 	go obey(c, w)
-	stop := make(chan struct{})
-	go w.Watch(stop)
 	ws, err := w.Wait()
-	close(stop)
 	if err != nil {
 		return Report{}, fmt.Errorf("waiting for the command: %w", err)
 	}

@@ -35,6 +35,8 @@ func (w *Warden) handler(call int) func(*notify.Request) notify.Response {
 		return w.connect
 	case unix.SYS_BIND:
 		return w.bind
+	case unix.SYS_GETSOCKNAME:
+		return w.getsockname
 	case unix.SYS_UNAME:
 		return w.uname
 	case unix.SYS_PRCTL:

@@ -81,6 +81,8 @@ func (w *Warden) connect(r *notify.Request) notify.Response {
 		return notify.Errno(errnoOf(err))
 	}
 	switch {
+	case w.sockets.again(e, r, a):
+		return notify.Return(0)
 	case e.family == unix.AF_UNIX:
 		return w.connectUnix(r, e, a)
 	case e.kind == unix.SOCK_DGRAM:
@@ -92,11 +94,11 @@ func (w *Warden) connect(r *notify.Request) notify.Response {
 	case a.family != e.family:
 		return notify.Errno(unix.EAFNOSUPPORT)
 	}
-	return w.connectStream(e, a)
+	return w.connectStream(r, e, a)
 }
 
 // connectStream connects a TCP socket to where it may go.
-func (w *Warden) connectStream(e *endpoint, a address) notify.Response {
+func (w *Warden) connectStream(r *notify.Request, e *endpoint, a address) notify.Response {
 	ip, errno := w.destination(a)
 	if errno != 0 {
 		w.told.refuse(fmt.Sprintf("tcp %s", netip.AddrPortFrom(a.ip, uint16(a.port))))
@@ -122,6 +124,7 @@ func (w *Warden) connectStream(e *endpoint, a address) notify.Response {
 	if err != nil {
 		return notify.Errno(errnoOf(err))
 	}
+	w.sockets.did(e, r, a)
 	return notify.Return(0)
 }
 
@@ -203,6 +206,8 @@ func (w *Warden) bind(r *notify.Request) notify.Response {
 		return notify.Errno(errnoOf(err))
 	}
 	switch {
+	case w.sockets.again(e, r, a):
+		return notify.Return(0)
 	case e.family == unix.AF_UNIX:
 		return w.bindUnix(r, e, a)
 	case e.kind == unix.SOCK_DGRAM:
@@ -224,6 +229,7 @@ func (w *Warden) bind(r *notify.Request) notify.Response {
 	if err != nil {
 		return notify.Errno(errnoOf(err))
 	}
+	w.sockets.did(e, r, a)
 	w.sockets.mu.Lock()
 	e.state, e.port, e.seen = bound, port, time.Now()
 	w.sockets.mu.Unlock()

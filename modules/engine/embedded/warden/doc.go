@@ -24,9 +24,8 @@ type Config struct {
 	Hosts    []string // address:port of each service that the step may connect to
 	Hostname string   // as the step sees it
 
-	MaxProcesses int   // processes at a time; 0: no limit
-	MaxMemory    int64 // bytes of memory of all processes together; 0: no limit
-	MinDisk      int64 // bytes that must stay free on Root's file system
+	MaxProcesses int    // processes and threads at a time; 0: no limit
+	TooMany      string // why a step that had more was ended
 }
 
 // Fixed is a file or directory that is not to be written: who tries is told so.

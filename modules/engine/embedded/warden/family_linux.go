@@ -75,14 +75,20 @@ func readSmall(path string) ([]byte, error) {
 
 // family lists the living processes of the step: what descends from this one,
 // to which the kernel gives whoever loses its parent.
-func family() []process {
-	all := processes()
+func family() []process { return descendants(childrenOf(processes()), os.Getpid()) }
+
+func childrenOf(all map[int]process) map[int][]process {
 	children := make(map[int][]process, len(all))
 	for _, p := range all {
 		children[p.parent] = append(children[p.parent], p)
 	}
+	return children
+}
+
+// descendants lists what lives below a process, taking it out of children.
+func descendants(children map[int][]process, root int) []process {
 	var out []process
-	todo := []int{os.Getpid()}
+	todo := []int{root}
 	for len(todo) > 0 {
 		pid := todo[0]
 		todo = todo[1:]

@@ -98,6 +98,9 @@ func socketRules(scoped bool) []jail.Rule {
 	}
 	rules = append(rules, refused(unix.EAFNOSUPPORT, "socketpair")...)
 	rules = append(rules, notified("connect", "bind")...)
+	if !scoped {
+		rules = append(rules, notified("getsockname")...)
+	}
 	for call, flags := range map[string]int{"sendto": 3, "sendmsg": 2, "sendmmsg": 3} {
 		rules = append(rules, jail.Rule{
 			Call: call, Action: jail.Refuse, Errno: uint32(unix.EOPNOTSUPP),

@@ -42,6 +42,33 @@ type endpoint struct {
 	port         int       // of one that is bound
 	seen         time.Time // when the step still had it
 	using        int       // calls on fd that go on
+	name         []byte    // of a unix socket, as the step knows it
+	last         done      // what was done on it last
+}
+
+// done is a call that succeeded.
+type done struct {
+	call, tid, port int
+	ip              netip.Addr
+	path            string
+}
+
+// again reports whether a call was answered already. Before Linux 6.17 a thread
+// that is signalled as it gets its answer makes the call once more.
+func (s *sockets) again(e *endpoint, r *notify.Request, a address) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return e.last == doneBy(r, a)
+}
+
+func (s *sockets) did(e *endpoint, r *notify.Request, a address) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e.last = doneBy(r, a)
+}
+
+func doneBy(r *notify.Request, a address) done {
+	return done{call: r.Call, tid: r.PID, port: a.port, ip: a.ip, path: string(a.path)}
 }
 
 // sockets are the step's, by inode number.

@@ -2,6 +2,7 @@ package warden
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"hash/fnv"
 	"path"
@@ -41,6 +42,7 @@ func (w *Warden) connectUnix(r *notify.Request, e *endpoint, a address) notify.R
 		errno = unix.ENOENT
 	}
 	if errno == 0 {
+		w.sockets.did(e, r, a)
 		w.sockets.mu.Lock()
 		e.state = connected
 		w.sockets.mu.Unlock()
@@ -97,7 +99,46 @@ func (w *Warden) bindUnix(r *notify.Request, e *endpoint, a address) notify.Resp
 	} else if !w.as(r, func() { errno = w.bindPath(r, e, a) }) {
 		errno = unix.ENOENT
 	}
+	if errno == 0 {
+		w.sockets.did(e, r, a)
+		w.sockets.mu.Lock()
+		e.name = a.path
+		w.sockets.mu.Unlock()
+	}
 	return notify.Errno(errno)
+}
+
+// getsockname tells a socket's name as the step gave it: the kernel knows the
+// one that we bound it to, and servers remove their socket's file by its name.
+func (w *Warden) getsockname(r *notify.Request) notify.Response {
+	e, done, known := w.find(r)
+	if !known {
+		return notify.Continue()
+	}
+	defer done()
+	w.sockets.mu.Lock()
+	name := e.name
+	w.sockets.mu.Unlock()
+	var room [4]byte
+	if len(name) == 0 || w.read(r, r.Args[2], room[:]) != nil {
+		return notify.Continue()
+	}
+	if i := bytes.IndexByte(name, 0); name[0] != 0 && i >= 0 {
+		name = name[:i]
+	}
+	b := append(binary.NativeEndian.AppendUint16(nil, unix.AF_UNIX), name...)
+	if name[0] != 0 {
+		b = append(b, 0)
+	}
+	size := int32(binary.NativeEndian.Uint32(room[:]))
+	if size < 0 {
+		return notify.Errno(unix.EINVAL)
+	}
+	binary.NativeEndian.PutUint32(room[:], uint32(len(b)))
+	if b = b[:min(len(b), int(size))]; len(b) > 0 && w.write(r, r.Args[1], b) != nil || w.write(r, r.Args[2], room[:]) != nil {
+		return notify.Errno(unix.EFAULT)
+	}
+	return notify.Return(0)
 }
 
 // bindPath makes the socket's file in the directory it is meant in, as the
