@@ -235,9 +235,6 @@ func TestServiceFailures(t *testing.T) {
 
 // HEALTHCHECK decides when a service is ready: it runs beside it.
 func TestServiceHealthcheck(t *testing.T) {
-	if os.Getenv("DRYDOCK_TEST_TIER") == "T2" {
-		t.Skip("a step of tier T2 starts no further process")
-	}
 	each(t, func(t *testing.T, c *dagger.Client) {
 		ctx := within(t)
 		base := fresh(busybox(t, c)).WithNewFile("/www/index.html", "early")

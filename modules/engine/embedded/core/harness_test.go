@@ -32,8 +32,8 @@ func TestMain(m *testing.M) {
 	if len(os.Args) == 2 && os.Args[1] == argProbeReport {
 		os.Exit(printReport())
 	}
-	if len(os.Args) == 3 && os.Args[1] == argOwners {
-		os.Exit(printOwners(os.Args[2]))
+	if len(os.Args) == 4 && os.Args[1] == argOwners {
+		os.Exit(printOwners(os.Args[2], os.Args[3]))
 	}
 	if state := os.Getenv("DRYDOCK_TEST_STATE"); state != "" {
 		if err := helperParent(state, os.Getenv("DRYDOCK_TEST_ROOT")); err != nil {

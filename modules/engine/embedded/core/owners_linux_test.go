@@ -92,8 +92,8 @@ func TestOwners(t *testing.T) {
 	if r := needT1(t); r.Mode != modeRoot {
 		t.Skip("root has no namespaces here to compare with")
 	}
-	dir := ownersContext(t)
-	want := ownersAs(t, dir, 0, 0)
+	dir := ownersContext(t, ownersDockerfile)
+	want := ownersAs(t, dir, 0, 0, "")
 	if want.Mode != modeRoot || want.Err != "" || len(want.Layers) < 4 {
 		t.Fatalf("as root: %+v", want)
 	}
@@ -112,19 +112,80 @@ func TestOwners(t *testing.T) {
 	}
 	for mode, ids := range users {
 		t.Run(mode, func(t *testing.T) {
-			got := ownersAs(t, dir, ids[0], ids[1])
+			got := ownersAs(t, dir, ids[0], ids[1], "")
 			if got.Mode != mode {
 				t.Fatalf("mode %s: %s", got.Mode, got.Err)
 			}
 			compareLines(t, "log", strings.Split(want.Logs, "\n"), strings.Split(got.Logs, "\n"))
-			for _, d := range want.Layers {
-				other := got.Layers[min(slices.Index(want.Layers, d), len(got.Layers)-1)]
-				compareLines(t, "layer", want.Files[d], got.Files[other])
-				if d != other {
-					t.Errorf("layer %s became %s", d, other)
-				}
-			}
+			compareImages(t, want, got)
 		})
+	}
+}
+
+func compareImages(t *testing.T, want, got ownersReport) {
+	t.Helper()
+	if len(got.Layers) == 0 {
+		t.Fatalf("no image: %s", got.Err)
+	}
+	for _, d := range want.Layers {
+		other := got.Layers[min(slices.Index(want.Layers, d), len(got.Layers)-1)]
+		compareLines(t, "layer", want.Files[d], got.Files[other])
+		if d != other {
+			t.Errorf("layer %s became %s", d, other)
+		}
+	}
+}
+
+// pointsDockerfile runs steps where there is nothing to mount on: the mount
+// points of /dev, /proc and /sys stay, as with BuildKit's own executor, and
+// those of other mounts do not.
+const pointsDockerfile = `FROM scratch AS tools
+COPY . /
+
+FROM scratch AS empty
+RUN --mount=type=bind,from=tools,target=/tools ["/tools/bin/busybox", "true"]
+
+FROM scratch AS some
+COPY --from=tools /bin /bin
+RUN --mount=type=tmpfs,target=/a/deep/tmp --mount=type=cache,target=/var/cache/x mkdir -p /l/etc && ln -s ../run/sub/resolv.conf /l/etc/resolv.conf
+
+FROM scratch AS linked
+COPY --from=tools /bin /bin
+COPY --from=some /l /
+RUN echo x > /file; test -s /etc/hosts && test -s /etc/resolv.conf
+
+FROM empty
+COPY --from=some / /some
+COPY --from=linked / /linked
+`
+
+// TestMountPoints: layers over nothing have one digest however steps run.
+func TestMountPoints(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts the engine four times; not in short mode")
+	}
+	if os.Getuid() != 0 {
+		t.Skip("this already is an ordinary user; only root can become others")
+	}
+	if r := needT1(t); r.Mode != modeRoot {
+		t.Skip("root has no namespaces here to compare with")
+	}
+	dir := ownersContext(t, pointsDockerfile)
+	want := ownersAs(t, dir, 0, 0, "")
+	if want.Mode != modeRoot || want.Err != "" || len(want.Layers) != 3 {
+		t.Fatalf("as root: %+v", want)
+	}
+	var names []string
+	for _, f := range want.Files[want.Layers[0]] {
+		names = append(names, strings.Join(strings.Fields(f)[:4], " "))
+	}
+	if points := []string{"dev/ 5 0:0 755", "proc/ 5 0:0 755", "sys/ 5 0:0 755"}; !slices.Equal(names, points) {
+		t.Errorf("a step in an empty image leaves %q, not %q", names, points)
+	}
+	t.Run(TierContainer, func(t *testing.T) { compareImages(t, want, ownersAs(t, dir, 0, 0, TierContainer)) })
+	t.Run(modeSingle, func(t *testing.T) { compareImages(t, want, ownersAs(t, dir, singleUID, singleUID+1, "")) })
+	if who, uid, gid := subordinateUser(); who != "" {
+		t.Run(modeRootless, func(t *testing.T) { compareImages(t, want, ownersAs(t, dir, uid, gid, "")) })
 	}
 }
 
@@ -145,7 +206,7 @@ func compareLines(t *testing.T, what string, want, got []string) {
 }
 
 // ownersContext is what is built, for everybody to read.
-func ownersContext(t *testing.T) string {
+func ownersContext(t *testing.T, dockerfile string) string {
 	t.Helper()
 	root := busyboxRoot(t)
 	dir, err := os.MkdirTemp("", "drydock-owners")
@@ -168,7 +229,7 @@ func ownersContext(t *testing.T) string {
 		os.WriteFile(filepath.Join(tree, "file"), []byte("x"), 0o644),
 		os.WriteFile(filepath.Join(tree, "dir/file"), []byte("y"), 0o604),
 		os.Symlink("file", filepath.Join(tree, "link")),
-		os.WriteFile(filepath.Join(context, "Dockerfile"), []byte(ownersDockerfile), 0o644),
+		os.WriteFile(filepath.Join(context, "Dockerfile"), []byte(dockerfile), 0o644),
 	); err != nil {
 		t.Fatal(err)
 	}
@@ -182,9 +243,9 @@ func ownersContext(t *testing.T) string {
 	return dir
 }
 
-func ownersAs(t *testing.T, dir string, uid, gid uint32) ownersReport {
+func ownersAs(t *testing.T, dir string, uid, gid uint32, tier string) ownersReport {
 	t.Helper()
-	cmd := exec.Command(filepath.Join(dir, "core.test"), argOwners, filepath.Join(dir, "context"))
+	cmd := exec.Command(filepath.Join(dir, "core.test"), argOwners, filepath.Join(dir, "context"), tier)
 	cmd.Dir, cmd.Env = "/", []string{"PATH=/usr/local/bin:/usr/bin:/bin"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: gid}}
 	cmd.Stderr = os.Stderr
@@ -197,8 +258,8 @@ func ownersAs(t *testing.T, dir string, uid, gid uint32) ownersReport {
 }
 
 // printOwners is the test binary as one of the users.
-func printOwners(dir string) int {
-	r, err := buildOwners(dir)
+func printOwners(dir, tier string) int {
+	r, err := buildOwners(dir, tier)
 	if err != nil {
 		r.Err = err.Error()
 	}
@@ -208,14 +269,14 @@ func printOwners(dir string) int {
 	return 0
 }
 
-func buildOwners(dir string) (r ownersReport, err error) {
+func buildOwners(dir, tier string) (r ownersReport, err error) {
 	state, err := os.MkdirTemp("", "drydock-core")
 	if err != nil {
 		return r, err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	config := ChildConfig{Root: state, Environ: os.Environ(), Log: os.Stderr}
+	config := ChildConfig{Root: state, Environ: os.Environ(), Log: os.Stderr, Tier: tier}
 	child, err := StartChild(ctx, config)
 	if err != nil {
 		return r, err

@@ -123,11 +123,8 @@ func (s *step) specify(tree *rootTree, env []string, gateway bool) error {
 		return err
 	}
 	own := s.addresses.own.String()
-	for i, kv := range env {
-		// a server of the step is told its real address and passes it on
-		if name, _, _ := strings.Cut(kv, "="); gateway && strings.EqualFold(name, "no_proxy") {
-			env[i] += "," + own
-		}
+	if gateway {
+		s.ownAddress(env)
 	}
 	c := &warden.Config{
 		Root: tree.path, ABI: s.e.container.abi, Own: own, Hostname: meta.Hostname,
@@ -148,6 +145,16 @@ func (s *step) specify(tree *rootTree, env []string, gateway bool) error {
 		s.spec.Groups = append(s.spec.Groups, uint32(g))
 	}
 	return nil
+}
+
+// ownAddress keeps a contained step's own address from proxies: a server of the
+// step is told it and passes it on.
+func (s *step) ownAddress(env []string) {
+	for i, kv := range env {
+		if name, _, _ := strings.Cut(kv, "="); s.addresses != nil && strings.EqualFold(name, "no_proxy") {
+			env[i] += "," + s.addresses.own.String()
+		}
+	}
 }
 
 // placeAll places devices, /proc, mounts and name files, and sees to it that

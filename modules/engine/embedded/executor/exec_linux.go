@@ -176,16 +176,14 @@ func (e *Executor) Exec(ctx context.Context, id string, p bkexec.ProcessInfo) er
 	if err != nil {
 		return err
 	}
-	if s.spec.Contained != nil {
-		return errors.New("no further process can be started in a step of tier T2")
-	}
 	who, err := lookupUser(s.spec.Root, p.Meta.User)
 	if err != nil {
 		return fmt.Errorf("finding user %q in the image: %w", p.Meta.User, err)
 	}
 	env := p.Meta.Env
-	if s.spec.Gateway {
+	if c := s.spec.Contained; s.spec.Gateway || c != nil && c.Gateway != "" {
 		env = bkexec.ReplaceEnv(env, gatewayEnv(s.network))
+		s.ownAddress(env)
 	}
 	process := &initproc.Process{
 		Args: p.Meta.Args, Env: withHome(env, who.Home), Cwd: filepath.Clean("/" + p.Meta.Cwd),

@@ -56,6 +56,16 @@ func probeLine(verb string, a []string) error {
 		if n, _ := strconv.Atoi(a[0]); !errors.Is(err, syscall.Errno(n)) {
 			return errors.Join(errors.New("it ended otherwise"), err)
 		}
+	case "kill": // who said "here"
+		n, _ := strconv.Atoi(a[0])
+		b, err := os.ReadFile("/tmp/here")
+		pid, cerr := strconv.Atoi(string(b))
+		if err = errors.Join(err, cerr); err != nil {
+			return err
+		}
+		return syscall.Kill(pid, syscall.Signal(n))
+	case "here":
+		return os.WriteFile("/tmp/here", []byte(strconv.Itoa(os.Getpid())), 0o644)
 	case "mkdir":
 		return os.Mkdir(a[0], 0o755)
 	case "chmod":

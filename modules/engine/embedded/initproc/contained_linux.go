@@ -24,7 +24,7 @@ func runContained(c *control, s Spec) (Report, error) {
 	if err := c.receive(&o); err != nil || !o.Go {
 		return Report{}, fmt.Errorf("waiting for the executor: %w", err)
 	}
-	file, err := lookPathIn(s)
+	file, err := lookPathIn(s.Root, s.Args, s.Env, s.Cwd)
 	if err != nil {
 		return Report{}, err
 	}
@@ -40,7 +40,7 @@ func runContained(c *control, s Spec) (Report, error) {
 	if err := c.send(Report{Started: true}); err != nil {
 		w.Kill("the engine is gone")
 	}
-	go obey(c, w)
+	go obey(c, w, s.Root)
 	ws, err := w.Wait()
 	if err != nil {
 		return Report{}, fmt.Errorf("waiting for the command: %w", err)
@@ -51,27 +51,61 @@ func runContained(c *control, s Spec) (Report, error) {
 }
 
 // obey does what the executor says until it is gone.
-func obey(c *control, w *warden.Warden) {
+func obey(c *control, w *warden.Warden, root string) {
 	for {
 		var o Order
 		if err := c.receive(&o); err != nil {
 			w.Kill("")
 			return
 		}
-		if o.Signal > 0 {
+		fds := c.take(o.Files)
+		switch {
+		case o.Exec != nil:
+			if err := execContained(c, w, root, o, fds); err != nil {
+				_ = c.send(Report{ID: o.ID, Error: err.Error()})
+			}
+		case o.Signal > 0 && o.ID != 0:
+			w.SignalExec(o.ID, unix.Signal(o.Signal))
+		case o.Signal > 0:
 			w.Signal(unix.Signal(o.Signal))
 		}
 	}
 }
 
+// execContained starts a further process in the step.
+func execContained(c *control, w *warden.Warden, root string, o Order, fds []int) error {
+	defer func() {
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+	}()
+	if len(fds) != 3 {
+		return errors.New("a process needs three streams")
+	}
+	p := o.Exec
+	file, err := lookPathIn(root, p.Args, p.Env, p.Cwd)
+	if err != nil {
+		return err
+	}
+	cmd := warden.Command{
+		Path: file, Args: p.Args, Env: p.Env, Cwd: p.Cwd, UID: p.UID, GID: p.GID, Groups: p.Groups,
+		Files: []uintptr{uintptr(fds[0]), uintptr(fds[1]), uintptr(fds[2])},
+	}
+	return w.Exec(o.ID, cmd, func() { _ = c.send(Report{ID: o.ID, Started: true}) }, func(ws unix.WaitStatus) {
+		r := ending(ws)
+		r.ID = o.ID
+		_ = c.send(r)
+	})
+}
+
 // lookPathIn is lookPath for a root that is not ours.
-func lookPathIn(s Spec) (string, error) {
-	root, err := os.OpenFile(s.Root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+func lookPathIn(dir string, args, env []string, cwd string) (string, error) {
+	root, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return "", fmt.Errorf("opening the step's root: %w", err)
 	}
 	defer root.Close()
-	return lookPathWith(s.Args, s.Env, s.Cwd, func(name string) (os.FileInfo, error) {
+	return lookPathWith(args, env, cwd, func(name string) (os.FileInfo, error) {
 		f, err := openIn(root, path.Clean(name), unix.O_PATH)
 		if err != nil {
 			return nil, err

@@ -56,4 +56,5 @@ type Command struct {
 	UID, GID uint32
 	Groups   []uint32
 	Rlimits  []Rlimit
+	Files    []uintptr // standard streams; nil: ours
 }

@@ -140,12 +140,7 @@ func (w *Warden) Wait() (unix.WaitStatus, error) {
 		if err != nil {
 			return ws, err
 		}
-		w.told.mu.Lock()
-		got, err := unix.Wait4(-1, &ws, unix.WNOHANG, nil)
-		if got == pid {
-			w.told.ended = true
-		}
-		w.told.mu.Unlock()
+		got, err := w.reap(pid, &ws)
 		if err != nil && err != unix.EINTR {
 			return ws, err
 		}
@@ -154,6 +149,26 @@ func (w *Warden) Wait() (unix.WaitStatus, error) {
 			return ws, nil
 		}
 	}
+}
+
+// reap takes one ended process away; the command's number is pid.
+func (w *Warden) reap(pid int, ws *unix.WaitStatus) (int, error) {
+	w.execs.mu.Lock()
+	w.told.mu.Lock()
+	got, err := unix.Wait4(-1, ws, unix.WNOHANG, nil)
+	if got == pid {
+		w.told.ended = true
+	}
+	w.told.mu.Unlock()
+	e, ours := w.execs.m[got]
+	if ours && (ws.Exited() || ws.Signaled()) {
+		delete(w.execs.m, got)
+	}
+	w.execs.mu.Unlock()
+	if ours && e.ended != nil {
+		e.ended(*ws)
+	}
+	return got, err
 }
 
 // Signal sends the command a signal, unless it has ended.

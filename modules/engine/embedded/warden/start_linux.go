@@ -6,7 +6,6 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
-	"strconv"
 	"sync/atomic"
 	"syscall"
 
@@ -38,6 +37,8 @@ type Warden struct {
 	count   counter
 	told    told
 	fixed   fixed
+	execs   execs
+	starts  chan startOrder // to the confined thread
 }
 
 // New makes the warden of a step; this process becomes the reaper of what the
@@ -73,57 +74,86 @@ func (w *Warden) Start(c Command, filter []unix.SockFilter) (pid int, err error)
 			return 0, fmt.Errorf("setting resource limit %d: %w", r.Resource, err)
 		}
 	}
-	// the confined thread must not help a collection: its signals to other
-	// threads would wait for us while we are stopped for it. Switching it off
-	// waits for one that goes on
-	defer debug.SetGCPercent(debug.SetGCPercent(-1))
-	type result struct {
-		pid int
-		err error
-	}
-	done := make(chan result)
+	defer withoutCollection()()
+	w.starts = make(chan startOrder)
+	done := make(chan startedProcess, 1)
 	go func() {
 		runtime.LockOSThread()
-		pid, err := w.confinedStart(c, filter)
-		done <- result{pid, err}
-		select {} // confined for good: the thread is not given back
+		err := w.confine(filter)
+		if err != nil {
+			done <- startedProcess{err: err}
+			select {} // half confined: the thread is not given back
+		}
+		done <- w.fork(c)
+		for o := range w.starts { // what is started later is confined with it
+			o.done <- w.fork(o.command)
+		}
 	}()
 	r := <-done
 	if r.err != nil {
 		return 0, r.err
 	}
 	w.pid.Store(int64(r.pid))
-	_ = os.WriteFile("/proc/"+strconv.Itoa(r.pid)+"/oom_score_adj", []byte(firstToDie), 0)
+	firstToEnd(r.pid)
 	return r.pid, nil
 }
 
-func (w *Warden) confinedStart(c Command, filter []unix.SockFilter) (int, error) {
+// withoutCollection switches the garbage collector off until what it returns
+// is called: the confined thread must not help a collection, whose signals to
+// other threads would wait for us while we are stopped for it. Switching it
+// off waits for one that goes on.
+func withoutCollection() func() {
+	before := debug.SetGCPercent(-1)
+	return func() { debug.SetGCPercent(before) }
+}
+
+// startOrder is a process to start by the confined thread.
+type startOrder struct {
+	command Command
+	done    chan<- startedProcess
+}
+
+type startedProcess struct {
+	pid int
+	err error
+}
+
+// confine gives the calling thread, and what it starts, the step's rights.
+func (w *Warden) confine(filter []unix.SockFilter) error {
 	unix.Umask(0o022)
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return 0, fmt.Errorf("setting no-new-privs: %w", err)
+		return fmt.Errorf("setting no-new-privs: %w", err)
 	}
 	if err := landlock(w.config); err != nil {
-		return 0, err
+		return err
 	}
 	if err := dropCapabilities(); err != nil {
-		return 0, err
+		return err
 	}
 	listener, err := notify.Install(filter)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	go func() { w.told.failed(notify.ServeLasting(listener, workers, w.quick, w.answer)) }()
+	return nil
+}
+
+func (w *Warden) fork(c Command) startedProcess {
+	files := c.Files
+	if files == nil {
+		files = []uintptr{0, 1, 2}
+	}
 	pid, err := syscall.ForkExec(c.Path, c.Args, &syscall.ProcAttr{
-		Dir: c.Cwd, Env: c.Env, Files: []uintptr{0, 1, 2},
+		Dir: c.Cwd, Env: c.Env, Files: files,
 		Sys: &syscall.SysProcAttr{
 			Setsid: true, Chroot: w.config.Root,
 			Credential: &syscall.Credential{Uid: c.UID, Gid: c.GID, Groups: c.Groups},
 		},
 	})
 	if err != nil {
-		return 0, fmt.Errorf("starting %q in %s: %w", c.Args[0], c.Cwd, err)
+		return startedProcess{err: fmt.Errorf("starting %q in %s: %w", c.Args[0], c.Cwd, err)}
 	}
-	return pid, nil
+	return startedProcess{pid: pid}
 }
 
 // dropCapabilities leaves this thread the step's capabilities and the one to
