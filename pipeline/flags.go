@@ -32,6 +32,7 @@ type settings struct {
 	Trigger  string   `json:"trigger"`
 	Changed  string   `json:"changed"` // "" all, "auto", or a revision
 	FailFast bool     `json:"failFast"`
+	Egress   string   `json:"egress"` // mirrors or observe
 	Locked   bool     `json:"locked"`
 	Offline  bool     `json:"offline"`
 	Jobs     int      `json:"jobs"`
@@ -111,6 +112,18 @@ func engineFlags() []cli.Flag {
 	)
 }
 
+// Where steps may go.
+const (
+	egressMirrors = "mirrors"
+	egressObserve = "observe"
+)
+
+// buildFlags belong to build and run.
+func buildFlags() []cli.Flag {
+	return append(engineFlags(), str("egress", egressMirrors,
+		"where steps may go: mirrors, or observe: anywhere by this machine's own way, written to <out>/observed and kept in the first stage"))
+}
+
 // readSettings turns flags into settings and checks them.
 func readSettings(c *cli.Context, args, environ []string) (settings, error) {
 	s := settings{
@@ -118,7 +131,7 @@ func readSettings(c *cli.Context, args, environ []string) (settings, error) {
 		Cache: c.String("cache"), Data: c.String("data"), Keys: c.String("keys"),
 		Images: append([]string{}, c.StringSlice("image")...), Progress: c.String("progress"), JSON: c.Bool("json"),
 		Engine: c.String("engine"), Tier: c.String("tier"), Trigger: c.String("trigger"), Changed: c.String("changed"),
-		FailFast: c.Bool("fail-fast"), Locked: c.Bool("locked"), Offline: c.Bool("offline"), Jobs: c.Int("jobs"),
+		FailFast: c.Bool("fail-fast"), Egress: c.String("egress"), Locked: c.Bool("locked"), Offline: c.Bool("offline"), Jobs: c.Int("jobs"),
 		CacheQuota: c.String("cache-quota"), CacheFrom: c.String("cache-from"), CacheTo: c.String("cache-to"),
 		StepLimits: c.String("step-limits"),
 	}
@@ -149,6 +162,7 @@ func (s *settings) check() error {
 		{"progress", s.Progress, "auto tty plain json"},
 		{"engine", s.Engine, " auto embedded dagger"},
 		{"tier", s.Tier, " auto T1 T2"},
+		{"egress", s.Egress, " mirrors observe"},
 		{"trigger", s.Trigger, " local change-request branch tag schedule"},
 	} {
 		ok := false
@@ -160,6 +174,12 @@ func (s *settings) check() error {
 				Kind: artifact.KindUsage, Op: "reading command line", Place: "--" + choice.flag + " " + choice.value,
 				Message: "not one of the choices", Remedy: "one of: " + strings.TrimSpace(choice.allowed),
 			}
+		}
+	}
+	if s.Egress == egressObserve && (s.Locked || s.Offline) {
+		return &artifact.Error{
+			Kind: artifact.KindUsage, Op: "reading command line", Place: "--egress observe",
+			Message: "it lets steps out, --locked and --offline keep them in", Remedy: "leave one of them out",
 		}
 	}
 	if s.Jobs < 0 {

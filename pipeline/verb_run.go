@@ -2,6 +2,7 @@ package main
 
 import (
 	"path/filepath"
+	"slices"
 
 	"github.com/urfave/cli/v2"
 
@@ -22,7 +23,7 @@ quarantine, and neither does a context that is not a clean commit.
 
 Writes summary.json, SBOMs, scans and JUnit files to --out; prints a table, or
 the summary with --json. Exits 1 when a gate said no.`,
-		Flags:  engineFlags(),
+		Flags:  buildFlags(),
 		Action: p.verb(p.run),
 	}
 }
@@ -60,8 +61,22 @@ func (s *session) runLine(c *cli.Context, o line.Options) (summary report.Summar
 		return summary, err
 	}
 	summary, err = s.line.Run(c.Context, pl, o)
+	if oerr := s.line.WriteObserved(failedImages(summary)); err == nil {
+		err = oerr
+	}
 	s.line.ExportCaches()
 	return summary, err
+}
+
+// failedImages names the images that could not be built.
+func failedImages(s report.Summary) []string {
+	var out []string
+	for _, img := range s.Images {
+		if img.Error != nil && !slices.Contains(out, img.Image) {
+			out = append(out, img.Image)
+		}
+	}
+	return out
 }
 
 func (p *program) printSummary(s report.Summary, asJSON bool) error {

@@ -14,7 +14,7 @@ func (p *program) buildVerb() *cli.Command {
 		Description: `Resolves bases and builds the chosen images, mirrors only. Each image variant is
 written to <out>/<image>[/<variant>]/oci as an OCI image layout, its subject's
 digest in the result.`,
-		Flags:  engineFlags(),
+		Flags:  buildFlags(),
 		Action: p.verb(p.only(line.Options{Kinds: []plan.Kind{plan.KindBuild}, Layouts: true})),
 	}
 }

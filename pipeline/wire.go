@@ -81,7 +81,7 @@ func (p *program) open(ctx context.Context, s settings) (*session, error) {
 	out.sink = sink
 	out.line = line.New(ctx, line.Config{
 		Catalog: out.catalog, CatalogDir: out.dir, ProjectDir: s.projectDir(), Cache: s.Cache, Data: s.Data, Keys: s.Keys, Out: s.Out,
-		Engine: s.Engine, Tier: s.Tier, Locked: s.Locked, Offline: s.Offline, FailFast: s.FailFast, Jobs: s.Jobs, Environ: p.environ, LookupEnv: p.lookup, CI: out.ci,
+		Engine: s.Engine, Tier: s.Tier, Locked: s.Locked, Offline: s.Offline, Observe: s.Egress == egressObserve, FailFast: s.FailFast, Jobs: s.Jobs, Environ: p.environ, LookupEnv: p.lookup, CI: out.ci,
 		Trigger: string(out.trigger), State: out.state, Version: version, Now: time.Now(), Sink: sink, Hide: sink.Hide,
 		Log: engineLog(s), Quota: s.quota, StepLimits: s.limits, LandlockABI: s.landlock, CacheFrom: s.imports, CacheTo: s.exports, At: s.at, NoStale: s.noStale,
 	})
@@ -103,6 +103,7 @@ func (s *session) git(base string) changed.Request {
 func (s *session) plan(ctx context.Context, mirrors []plan.Mirror) (*plan.Plan, error) {
 	in := plan.Input{
 		Catalog: s.catalog, Trigger: s.trigger, Select: s.Images, Mirrors: mirrors, Dirty: s.state.Dirty,
+		Observed: s.Egress == egressObserve,
 	}
 	if len(in.Select) == 0 {
 		in.Select = s.catalog.ProjectImages() // the catalog's own are built as far as these need them

@@ -43,6 +43,7 @@ type Gateway struct {
 	locks lockBook
 	http  *http.Server
 	queue *connQueue
+	out   *egress // nil: nothing but the mirrors is reached
 
 	mu        sync.Mutex
 	listeners map[net.Listener]bool
@@ -192,7 +193,13 @@ func (g *Gateway) handle(c net.Conn) {
 		}
 		_ = c.Close()
 	case h.Kind == "conn" && h.Proto == "tls":
-		g.refuseTLS(c, r, h.Step)
+		if ctx, cancel := context.WithTimeout(context.Background(), time.Minute); g.observes(ctx, h.Step) {
+			g.passTLS(ctx, c, r, h.Step)
+			cancel()
+		} else {
+			cancel()
+			g.refuseTLS(c, r, h.Step)
+		}
 	case h.Kind == "step":
 		g.control(c, r, h)
 	case h.Kind == "build":

@@ -23,6 +23,10 @@ import (
 
 // serveHTTP answers one request of a step: from a mirror, or with a refusal.
 func (g *Gateway) serveHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodConnect && g.observes(r.Context(), stepOf(r.Context())) {
+		g.tunnel(w, r)
+		return
+	}
 	if r.Method == http.MethodConnect {
 		host := strings.TrimSuffix(r.Host, ":443")
 		g.refuse(w, r, "https://"+host+"/", "a tunnel to "+r.Host+" would leave the mirrors")
@@ -34,6 +38,8 @@ func (g *Gateway) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	route, ok := g.route(r.Context(), target)
 	switch {
+	case !ok && g.observes(r.Context(), stepOf(r.Context())):
+		g.pass(w, r, target)
 	case !ok:
 		g.refuse(w, r, fetch.Redact(target), "it is none of the mirrors")
 	case isAudit(route):

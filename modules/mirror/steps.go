@@ -24,9 +24,10 @@ import (
 type stepBook struct {
 	dir string
 
-	mu     sync.Mutex
-	steps  map[string]*runningStep
-	builds map[string]map[string]string // build to step to name
+	mu       sync.Mutex
+	steps    map[string]*runningStep
+	builds   map[string]map[string]string // build to step to name
+	contacts map[string][]Contact         // by step, of those that ended
 }
 
 type runningStep struct {
@@ -35,6 +36,7 @@ type runningStep struct {
 	controls  map[net.Conn]*sync.Mutex
 	materials map[string]artifact.Material
 	absents   map[lockfile.Absent]bool
+	contacts  []*Contact
 	untold    []refusal     // from before the executor's connection was seen
 	begun     chan struct{} // closed when the executor's connection is seen
 	lock      string        // key of the lock the step is under, "" for none
@@ -47,6 +49,7 @@ type stepFile struct {
 	Name      string              `json:"name"`
 	Materials []artifact.Material `json:"materials"`
 	Absent    []lockfile.Absent   `json:"absent,omitempty"`
+	Contacts  []Contact           `json:"contacts,omitempty"` // hosts that are no mirrors
 }
 
 const stepVersion = 2
@@ -54,7 +57,7 @@ const stepVersion = 2
 func newStepBook(cacheDir string) *stepBook {
 	return &stepBook{
 		dir:   filepath.Join(cacheDir, "materials"),
-		steps: map[string]*runningStep{}, builds: map[string]map[string]string{},
+		steps: map[string]*runningStep{}, builds: map[string]map[string]string{}, contacts: map[string][]Contact{},
 	}
 }
 
@@ -99,6 +102,13 @@ func (b *stepBook) end(step string, control net.Conn, ok bool) error {
 	doc := stepFile{Version: stepVersion, Step: step, Name: s.name, Materials: sorted(s.materials), Absent: sortedAbsents(s.absents)}
 	for i := range doc.Materials {
 		doc.Materials[i].Step = s.name
+	}
+	for _, c := range s.contacts {
+		c.Step = s.name
+		doc.Contacts = append(doc.Contacts, *c)
+	}
+	if len(doc.Contacts) > 0 {
+		b.contacts[step] = doc.Contacts
 	}
 	b.mu.Unlock()
 	if !ok {
@@ -171,8 +181,9 @@ type Fetched struct {
 	Materials []artifact.Material
 	Steps     map[string][]string // by material's URL and digest, as "URL digest": the steps that fetched it
 	Absent    []lockfile.Absent
-	Complete  bool // the build and every step of it is known
-	Lockable  bool // so are the paths of all of it
+	Contacts  []Contact // hosts that are no mirrors; none unless egress was observed
+	Complete  bool      // the build and every step of it is known
+	Lockable  bool      // so are the paths of all of it
 }
 
 func (b *stepBook) of(build string) Fetched {
@@ -197,6 +208,7 @@ func (b *stepBook) of(build string) Fetched {
 		for _, a := range doc.Absent {
 			absents[a] = true
 		}
+		out.Contacts = append(out.Contacts, doc.Contacts...)
 		for _, m := range doc.Materials {
 			if name != "" {
 				m.Step = name

@@ -21,6 +21,7 @@ func Evaluate(in Input) artifact.Verdict {
 		judge func() []finding
 	}{
 		{Enforce, e.judgeSubject},
+		{Enforce, e.judgeObserved},
 		{rules.Signature.Mode, e.judgeSignature},
 		{rules.Provenance.Mode, e.judgeProvenance},
 		{rules.SBOM.Mode, e.judgeSBOM},
@@ -112,6 +113,25 @@ func (e *evaluation) judgeSubject() []finding {
 	}
 	return []finding{unknown("subject/platforms", e.Subject.String(), "read the image from its registry again",
 		"no platform of the image is known")}
+}
+
+// judgeObserved keeps what was built with a way out where it is, whatever the
+// policy says of provenance: such a build is for finding out what one needs.
+func (e *evaluation) judgeObserved() []finding {
+	if e.Held {
+		return nil
+	}
+	statements := e.statements(nil)
+	for i := range e.platforms {
+		statements = append(statements, e.statements(&e.platforms[i])...)
+	}
+	for _, ev := range statements {
+		if observed(ev) {
+			return []finding{failed("subject/observed", e.Subject.String(), "build it again with --egress=mirrors, once the catalog has what it needs",
+				"it was built with --egress=observe: its steps reached more than the mirrors")}
+		}
+	}
+	return nil
 }
 
 // trusted says whether a signer is one the policy allows.

@@ -166,4 +166,5 @@ type Input struct {
 	Evidence   []artifact.Evidence                   // all that was found, signers verified
 	Policy     Policy                                // what to hold it against
 	Now        time.Time                             // the time of judgement
+	Held       bool                                  // it goes nowhere: that it was built with a way out is no fault of it
 }

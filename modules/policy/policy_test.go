@@ -294,3 +294,34 @@ func TestNonRoot(t *testing.T) {
 func TestNoPlatforms(t *testing.T) {
 	check(t, []verdictCase{{"nothing to judge", func(in *Input) { in.Platforms = nil }, artifact.Unknown, "subject/platforms", "no platform"}})
 }
+
+// What was built with a way out stays where it is, whatever the policy says of
+// provenance, until the same image was built without.
+func TestObservedStays(t *testing.T) {
+	out := `{"buildDefinition":{"internalParameters":{"hermetic":false,"dirty":false,"egress":"observed"}}}`
+	in := `{"buildDefinition":{"internalParameters":{"hermetic":true,"dirty":false}}}`
+	judge := func(mode Mode, statements ...string) artifact.Verdict {
+		d := artifact.Digest("sha256:" + strings.Repeat("a", 64))
+		i := Input{
+			Subject: artifact.Subject{Repository: "q/x", Digest: d}, Platforms: map[artifact.Digest]artifact.Platform{d: {OS: "linux", Architecture: "amd64"}},
+			Policy: Policy{Rules: Rules{
+				Provenance: Provenance{Mode: mode}, Signature: Signature{Mode: Off}, SBOM: SBOM{Mode: Off}, Vulnerabilities: Vulnerabilities{Mode: Off}, Tests: Tests{Mode: Off}, NonRoot: NonRoot{Mode: Off},
+			}},
+		}
+		for _, s := range statements {
+			i.Evidence = append(i.Evidence, artifact.Evidence{Subject: d, PredicateType: artifact.PredicateProvenance, Predicate: []byte(s)})
+		}
+		return Evaluate(i)
+	}
+	for _, mode := range []Mode{Enforce, Warn, Off} {
+		if v := judge(mode, out); v.Outcome != artifact.Fail || v.Reasons[0].Rule != "subject/observed" {
+			t.Errorf("%s: %+v", mode, v)
+		}
+		if v := judge(mode, out, in); v.Outcome == artifact.Fail {
+			t.Errorf("%s, built without too: %+v", mode, v)
+		}
+		if v := judge(mode, in); v.Outcome == artifact.Fail {
+			t.Errorf("%s, built without: %+v", mode, v)
+		}
+	}
+}

@@ -74,8 +74,9 @@ type provenance struct {
 				Kind string `json:"kind"`
 				Tier string `json:"tier"`
 			} `json:"engine"`
-			Hermetic *bool `json:"hermetic"`
-			Dirty    *bool `json:"dirty"`
+			Hermetic *bool  `json:"hermetic"`
+			Dirty    *bool  `json:"dirty"`
+			Egress   string `json:"egress"`
 		} `json:"internalParameters"`
 	} `json:"buildDefinition"`
 	RunDetails struct {
@@ -85,16 +86,32 @@ type provenance struct {
 	} `json:"runDetails"`
 }
 
+// statements are the provenance of a platform or of the subject. Where the same
+// image was built within the mirrors too, that build speaks for it.
+func (e *evaluation) statements(t *target) []artifact.Evidence {
+	all := e.evidence(artifact.PredicateProvenance, t)
+	if slices.ContainsFunc(all, func(ev artifact.Evidence) bool { return !observed(ev) }) {
+		return slices.DeleteFunc(all, observed)
+	}
+	return all
+}
+
+// observed says whether provenance is of a build with --egress=observe.
+func observed(ev artifact.Evidence) bool {
+	var p provenance
+	return json.Unmarshal(ev.Predicate, &p) == nil && p.BuildDefinition.InternalParameters.Egress == "observed"
+}
+
 // judgeProvenance asks for provenance of the whole subject, or else of every
 // platform of it.
 func (e *evaluation) judgeProvenance() []finding {
-	if whole := e.evidence(artifact.PredicateProvenance, nil); len(whole) > 0 {
+	if whole := e.statements(nil); len(whole) > 0 {
 		return e.judgeStatements(whole, e.Subject.String())
 	}
 	var out []finding
 	for i := range e.platforms {
 		t := &e.platforms[i]
-		evs := e.evidence(artifact.PredicateProvenance, t)
+		evs := e.statements(t)
 		if len(evs) == 0 {
 			out = append(out, unknown("provenance/missing", t.platform.String(), remedyRun, "no provenance"))
 			continue

@@ -42,6 +42,7 @@ type Input struct {
 	Engine Engine
 
 	Hermetic bool     // every step reached nothing but the mirrors
+	Observed bool     // steps were let out and watched; never hermetic
 	Gaps     []string // why not, or which materials are not known
 
 	Materials  []artifact.Material // what the steps fetched
@@ -129,6 +130,7 @@ type (
 	internalParameters struct {
 		Engine   Engine   `json:"engine"`
 		Hermetic bool     `json:"hermetic"`
+		Egress   string   `json:"egress,omitempty"` // observed: let out and written down; "" the mirrors only, or what the engine gives
 		Gaps     []string `json:"gaps,omitempty"`
 		Dirty    bool     `json:"dirty"`
 		Epoch    int64    `json:"epoch"`
@@ -229,10 +231,17 @@ func (in Input) definition() buildDefinition {
 	return buildDefinition{
 		BuildType: BuildType, ExternalParameters: ext,
 		InternalParameters: internalParameters{
-			Engine: in.Engine, Hermetic: in.Hermetic, Gaps: gaps, Dirty: in.Source.Dirty, Epoch: in.Epoch, Absent: absent,
+			Engine: in.Engine, Hermetic: in.Hermetic && !in.Observed, Egress: egressOf(in.Observed), Gaps: gaps, Dirty: in.Source.Dirty, Epoch: in.Epoch, Absent: absent,
 		},
 		ResolvedDependencies: in.dependencies(),
 	}
+}
+
+func egressOf(observed bool) string {
+	if observed {
+		return "observed"
+	}
+	return ""
 }
 
 // dependencies lists source, bases and materials, each once and in order.

@@ -17,6 +17,7 @@ import (
 	"drydock/modules/base"
 	"drydock/modules/engine"
 	"drydock/modules/image"
+	"drydock/modules/mirror"
 	"drydock/modules/mirror/lockfile"
 	"drydock/modules/provenance"
 	"drydock/pipeline/plan"
@@ -196,8 +197,9 @@ type builtImage struct {
 	Materials []artifact.Material
 	Emulators []artifact.Material // what its steps ran in, part of Materials too
 	Absent    []lockfile.Absent
-	Complete  bool            // Materials is all the build fetched
-	Lock      provenance.File // the lock its steps were held to
+	Complete  bool             // Materials is all the build fetched
+	Contacts  []mirror.Contact // hosts that are no mirrors, of an observed build
+	Lock      provenance.File  // the lock its steps were held to
 }
 
 // standOn takes the epoch of the bases and gives their layers.

@@ -59,6 +59,9 @@ func (l *Line) fingerprint(p plan.Image, seen map[string]bool) (artifact.Digest,
 		JSON("stages", p.Stages).Text("held", p.Held).
 		JSON("mirrors", l.cfg.Catalog.Mirrors).JSON("all stages", l.cfg.Catalog.Stages).JSON("policies", l.cfg.Catalog.Policies).
 		Text("signer", l.signerID()).Text("out", l.cfg.Data).JSON("locked", l.cfg.Locked)
+	if l.cfg.Observe {
+		k.Text("egress", "observe")
+	}
 	if err := l.addImageLock(k, p.Image); err != nil {
 		return "", err
 	}

@@ -45,6 +45,7 @@ type Config struct {
 	Engine   string // auto, embedded or dagger
 	Tier     string // of the embedded engine: auto (also ""), T1 or T2
 	Locked   bool
+	Observe  bool // steps are let out and watched; what comes of it stays in the first stage
 	Offline  bool // the content store answers, no mirror is asked
 	FailFast bool
 	Jobs     int // tasks at once; 0 is twice the processors

@@ -118,6 +118,9 @@ func short(s string) string {
 // sure that the build can be held to it: its bases are those locked, and the
 // engine's steps have no other network.
 func (l *Line) underLock(e *engine.Engine, img *catalog.Image, b *builtImage, text []byte, secrets map[string]string) (*underLock, []byte, error) {
+	if l.cfg.Observe {
+		return l.observeBuild(e, img, b, text, secrets)
+	}
 	u, err := l.lockOfImage(img)
 	if u == nil || err != nil {
 		return nil, text, err

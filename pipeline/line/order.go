@@ -135,13 +135,7 @@ func (l *Line) carryOut(ctx context.Context, o *order) (*builtImage, error) {
 	if err != nil {
 		return nil, l.named(err, o.img, under)
 	}
-	box, err := l.gatewayBox.get()
-	if err != nil {
-		return nil, err
-	}
-	fetched := box.gateway.Fetched(b.Name)
-	b.Materials, b.Complete, b.Absent = fetched.Materials, fetched.Complete, fetched.Absent
-	err = under.checkMaterials(b)
+	err = l.takeFetched(b, under)
 	b.Materials = append(b.Materials, o.emulators...)
 	l.mu.Lock()
 	l.built = append(l.built, b)

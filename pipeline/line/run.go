@@ -39,7 +39,7 @@ func (l *Line) Run(ctx context.Context, p *plan.Plan, o Options) (report.Summary
 	}
 	whole := len(o.Kinds) == 0
 	if whole {
-		if err := l.recall(p, parts, o.Fresh); err != nil {
+		if err := l.recall(p, parts, o.Fresh || l.cfg.Observe); err != nil {
 			return report.Summary{}, err
 		}
 	}

@@ -142,6 +142,7 @@ func (l *Line) sign(ctx context.Context, n plan.Node, in run.Inputs) (any, error
 	gate := policy.Input{
 		Subject: pushed.Subject, Platforms: map[artifact.Digest]artifact.Platform{}, Users: pushed.Users,
 		Signers: signers, Configured: signers, Evidence: trimmed(evidence), Policy: pol, Now: l.cfg.Now,
+		Held: l.cfg.Observe,
 	}
 	for name, d := range pushed.Manifests {
 		if gate.Platforms[d], err = artifact.ParsePlatform(name); err != nil {
@@ -267,7 +268,7 @@ func (l *Line) provenance(n plan.Node, in run.Inputs) ([]byte, error) {
 	st := l.cfg.State
 	p := provenance.Input{
 		Image: n.Image, Variant: n.Variant, Dockerfile: file, Context: contextSum, Target: img.Target, Args: variant.Args,
-		Trigger: l.cfg.Trigger, Hermetic: e.Hermetic, Version: l.cfg.Version,
+		Trigger: l.cfg.Trigger, Hermetic: e.Hermetic && !l.cfg.Observe, Observed: l.cfg.Observe, Version: l.cfg.Version,
 		Folder: st.Folder,
 		Source: provenance.Source{URI: st.Remote, Revision: st.Revision, Ref: st.Ref, Dirty: st.Dirty[n.Image] != ""},
 		Engine: provenance.Engine{Kind: e.Kind, Tier: e.Tier, Mode: e.Mode, Version: e.Version},
@@ -322,6 +323,9 @@ func (l *Line) addMaterials(p *provenance.Input, in run.Inputs) {
 				p.Absent = append(p.Absent, text)
 			}
 		}
+		contacts, gaps := contactMaterials(b.Contacts)
+		add(contacts)
+		p.Gaps = append(p.Gaps, gaps...)
 		for _, r := range b.Bases {
 			if !bases[r.Name] {
 				bases[r.Name] = true
@@ -330,7 +334,9 @@ func (l *Line) addMaterials(p *provenance.Input, in run.Inputs) {
 			add(r.Materials)
 		}
 	}
-	if !p.Hermetic {
+	if p.Observed {
+		p.Gaps = append(p.Gaps, "steps were let out to any host, and watched")
+	} else if !p.Hermetic {
 		p.Gaps = append(p.Gaps, "steps had the engine's own network")
 	}
 }

@@ -224,6 +224,9 @@ func (b *builder) held(c *cell, before map[string]string) string {
 	if b.Trigger == ChangeRequest {
 		return "a change request goes no further than " + b.stages[0].Name
 	}
+	if b.Observed {
+		return "built with --egress=observe, which is for finding out what it needs"
+	}
 	if why, dirty := b.Dirty[c.image.Name]; dirty {
 		return "not a clean commit: " + why
 	}

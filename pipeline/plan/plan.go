@@ -46,6 +46,7 @@ type Input struct {
 	Trigger  Trigger           // default Local
 	Select   []string          // globs of image or image:variant names; none: all
 	Changed  []string          // names of images a change touches; nil: not asked, all
+	Observed bool              // steps are let out and watched: nothing is promoted
 	Dirty    map[string]string // images whose sources are not a clean commit, and why
 	Target   string            // last stage to promote to; default the stage after the first
 	Platform artifact.Platform // the platform builds run on; default linux/amd64

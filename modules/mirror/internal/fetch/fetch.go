@@ -81,7 +81,7 @@ func New(opt Options) (*Client, error) {
 		HTTPSProxy: value(opt.Environ, "HTTPS_PROXY"),
 		NoProxy:    value(opt.Environ, "NO_PROXY"),
 	}).ProxyFunc()
-	pool, err := trustPool(opt.Trust, opt.TrustPlace)
+	pool, err := TrustPool(opt.Trust, opt.TrustPlace)
 	if err != nil {
 		return nil, err
 	}
@@ -120,7 +120,9 @@ func value(env clientconf.Environ, name string) string {
 	return v
 }
 
-func trustPool(file, place string) (*x509.CertPool, error) {
+// TrustPool is the system's certificates and those of a PEM file; nil where
+// there is no file. place is where the file was named, for errors.
+func TrustPool(file, place string) (*x509.CertPool, error) {
 	if file == "" {
 		return nil, nil
 	}
