@@ -203,6 +203,9 @@ func (s *step) placeAll(ctx context.Context, tree *rootTree, mounts []bkexec.Mou
 		if f.part != "" {
 			s.fitting.placed(f.part, p.placed[i].obj)
 		}
+		if f.size > 0 {
+			s.bounded = append(s.bounded, bounded{dir: p.placed[i].obj, name: f.dest, size: f.size})
+		}
 	}
 	s.ready = true
 	if slices.ContainsFunc(config.Fixed, func(f warden.Fixed) bool { return f.Dir }) {

@@ -42,14 +42,16 @@ func contentOf(t *testing.T, name string) string {
 	return string(b)
 }
 
-type tmpfsMount struct{}
+type tmpfsMount struct{ options []string }
 
-func (tmpfsMount) Mount(context.Context, bool) (bkexec.MountableRef, error) { return tmpfsRef{}, nil }
+func (m tmpfsMount) Mount(context.Context, bool) (bkexec.MountableRef, error) {
+	return tmpfsRef(m), nil
+}
 
-type tmpfsRef struct{}
+type tmpfsRef struct{ options []string }
 
-func (tmpfsRef) Mount() ([]mount.Mount, func() error, error) {
-	return []mount.Mount{{Type: "tmpfs", Source: "tmpfs"}}, func() error { return nil }, nil
+func (r tmpfsRef) Mount() ([]mount.Mount, func() error, error) {
+	return []mount.Mount{{Type: "tmpfs", Source: "tmpfs", Options: r.options}}, func() error { return nil }, nil
 }
 func (tmpfsRef) IdentityMapping() *user.IdentityMapping { return nil }
 
@@ -147,6 +149,20 @@ func TestContainedFittings(t *testing.T) {
 	}
 	if entries, err := os.ReadDir(filepath.Join(b.root, "tmp")); err != nil || len(entries) != 0 {
 		t.Errorf("left in the root: %v, %v", entries, err)
+	}
+}
+
+// TestContainedTmpfsSize: who writes more to a tmpfs than its size is ended, who
+// does not is not.
+func TestContainedTmpfsSize(t *testing.T) {
+	b := newBench(t, Options{})
+	small := stepOpt{mounts: []bkexec.Mount{{Src: tmpfsMount{[]string{"nosuid", "size=2000000"}}, Dest: "/scratch"}}}
+	b.must(small, script("fill /scratch/a 1000000", "fill /tmp/a 1000000", "fill /tmp/b 1000000", "sleep 500")...)
+	start := time.Now()
+	_, err := b.run(t.Context(), small, script("fill /scratch/a 1000000", "mkdir /scratch/d", "move /scratch /moved",
+		"fill /moved/d/b 1000000", "fill /moved/d/c 1000000", "sleep 50000")...)
+	if err == nil || !strings.Contains(err.Error(), "to the tmpfs at /scratch, which is its size") || time.Since(start) > 30*time.Second {
+		t.Errorf("after %v: %v", time.Since(start), err)
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/containerd/containerd/v2/core/mount"
@@ -29,6 +31,7 @@ type furnishing struct {
 	fixed    bool   // it is read-only
 	secret   bool   // it is emptied before it is taken away
 	part     string // of the fitting
+	size     int64  // that it may come to, in bytes; 0: no limit of its own
 }
 
 // source is what a mount is of, before anything is made for it.
@@ -36,6 +39,7 @@ type source struct {
 	m      bkexec.Mount
 	path   string // existing file or directory; "" for the others
 	tmpfs  bool
+	size   int64 // of a tmpfs, in bytes; 0: no limit of its own
 	secret *secret
 }
 
@@ -61,13 +65,24 @@ func (s *step) source(ctx context.Context, m bkexec.Mount) (*source, error) {
 		s.later(release)
 	}
 	if len(mounts) == 1 && mounts[0].Type == "tmpfs" {
-		return &source{m: m, tmpfs: true}, nil
+		return &source{m: m, tmpfs: true, size: sizeOf(mounts[0].Options)}, nil
 	}
 	path, err := plainPath(mounts)
 	if err != nil {
 		return nil, err
 	}
 	return &source{m: m, path: path}, nil
+}
+
+// sizeOf is what BuildKit says of a tmpfs, in bytes; 0 for nothing.
+func sizeOf(options []string) int64 {
+	for _, o := range options {
+		if v, ok := strings.CutPrefix(o, "size="); ok {
+			n, _ := strconv.ParseInt(v, 10, 64)
+			return n
+		}
+	}
+	return 0
 }
 
 // resolve finds the file or directory in the mount that is meant. Another step
@@ -139,7 +154,7 @@ func secretOf(ref bkexec.MountableRef) (*secret, bool, error) {
 
 // furnish makes what a mount places. stage is a path for it.
 func (s *step) furnish(src *source, stage string) (*furnishing, error) {
-	f := &furnishing{dest: src.m.Dest, away: stage, fixed: src.m.Readonly}
+	f := &furnishing{dest: src.m.Dest, away: stage, fixed: src.m.Readonly, size: src.size}
 	switch {
 	case src.secret != nil:
 		f.secret = true

@@ -53,6 +53,7 @@ type step struct {
 	addresses *addresses   // of a contained step
 	fitting   *fitting     // its /dev, /proc and /sys
 	ready     bool         // all of it is in place
+	bounded   []bounded    // its directories that stand for a tmpfs with a size
 	takeOut   func() error // takes out of its root what was placed there
 }
 

@@ -40,6 +40,9 @@ func probeLine(verb string, a []string) error {
 		}
 	case "write":
 		return os.WriteFile(a[0], []byte(a[1]), 0o644)
+	case "fill":
+		n, _ := strconv.Atoi(a[1])
+		return os.WriteFile(a[0], make([]byte, n), 0o644)
 	case "append":
 		f, err := os.OpenFile(a[0], os.O_APPEND|os.O_WRONLY, 0)
 		if err == nil {

@@ -40,15 +40,16 @@ type watch struct {
 
 // watched is a step that runs.
 type watched struct {
-	limits  Limits
-	init    int // process id
-	kill    func()
-	since   time.Time
-	free    int64     // disk, when it began
-	left    int64     // and memory
-	counted time.Time // what it wrote, not again before
-	weighed time.Time // and its memory
-	ended   bool
+	limits   Limits
+	init     int // process id
+	kill     func()
+	since    time.Time
+	free     int64     // disk, when it began
+	left     int64     // and memory
+	counted  time.Time // what it wrote, not again before
+	weighed  time.Time // and its memory
+	measured time.Time // and its bounded directories
+	ended    bool
 }
 
 // begin watches a step until done is called.
@@ -103,10 +104,28 @@ func (w *watch) once() {
 			w.end(s, v, v.limits.tooMany())
 		case s.groups.ranOut(), v.tooMuch(s, u, left):
 			w.end(s, v, v.limits.tooMuch())
+		default:
+			w.bounds(s, v)
 		}
 	}
 	w.disk(used)
 	w.memory(used, left)
+}
+
+// bounds ends a step that wrote more than its size to what is a tmpfs
+// elsewhere.
+func (w *watch) bounds(s *step, v *watched) {
+	if len(s.bounded) == 0 || time.Now().Before(v.measured) {
+		return
+	}
+	start := time.Now()
+	for _, b := range s.bounded {
+		if b.over() {
+			w.end(s, v, fmt.Sprintf("it wrote more than %s to the tmpfs at %s, which is its size", sized(b.size), b.name))
+			break
+		}
+	}
+	v.measured = time.Now().Add(countShare * time.Since(start))
 }
 
 // tooMuch weighs a step's memory when it may be too much: what its processes

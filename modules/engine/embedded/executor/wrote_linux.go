@@ -3,6 +3,7 @@ package executor
 import (
 	"io"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -76,6 +77,34 @@ func (s *step) tmpfs() int64 {
 		}
 	}
 	return sum
+}
+
+// bounded is a directory in place of a tmpfs, which the kernel would not let
+// grow beyond its size.
+type bounded struct {
+	dir  *os.File // for as long as the step is watched
+	name string   // as the step sees it
+	size int64
+}
+
+// over reports whether the directory takes more disk than its size.
+func (b bounded) over() bool {
+	sum := int64(0)
+	err := filepath.WalkDir(fdPath(b.dir)+"/.", func(_ string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return nil //nolint:nilerr // it went while we looked
+		}
+		if fi, err := d.Info(); err == nil && fi.Mode().IsRegular() {
+			if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+				sum += st.Blocks * 512
+			}
+		}
+		if sum > b.size {
+			return fs.SkipAll
+		}
+		return nil
+	})
+	return err == nil && sum > b.size
 }
 
 // counted is a stream of the step that ends it when it has printed too much;
