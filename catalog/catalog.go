@@ -65,7 +65,8 @@ type Image struct {
 	Args        map[string]string   `yaml:"args,omitempty"`
 	Matrix      Matrix              `yaml:"matrix,omitempty"`
 	Tests       Tests               `yaml:"tests"`
-	Tags        []string            `yaml:"tags,omitempty"`
+	Tags        []string            `yaml:"tags,omitempty"`    // templates: what each variant is published under when it is promoted
+	Aliases     []Alias             `yaml:"aliases,omitempty"` // likewise, for tags that move
 	Secrets     []Secret            `yaml:"secrets,omitempty"`
 	KeepTraces  bool                `yaml:"keepTraces,omitempty"` // leave logs and caches of package managers in its layers
 	Contexts    map[string]string   `yaml:"contexts,omitempty"`   // folders by the name COPY --from= calls them, relative to the image's file
@@ -87,6 +88,7 @@ type Variant struct {
 	Name string            // axis values joined by "-"; "" without a matrix
 	Args map[string]string // the image's args and the axis values
 	Refs []Ref             // what its Dockerfile builds on for any platform, each once, in order
+	Tags []string          // what it is published under when it is promoted: tags, then aliases
 
 	byPlatform map[artifact.Platform][]Ref
 }

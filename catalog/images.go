@@ -55,11 +55,7 @@ func (l *loader) addImage(s source, img Image) {
 	l.checkArgs(s, &img)
 	l.checkSecrets(s, &img)
 	l.checkTests(s, &img)
-	for i, tag := range img.Tags {
-		if !tagPattern.MatchString(tag) {
-			l.fail(s.at("tags", strconv.Itoa(i)), "%q is not a tag", tag).Remedy = "write letters, digits, dots, dashes and underscores, at most 128"
-		}
-	}
+	l.checkTags(s, &img)
 	l.cat.Images = append(l.cat.Images, img)
 }
 

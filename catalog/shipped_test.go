@@ -15,7 +15,7 @@ func TestShippedCatalogLoads(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"crane", "httpbin", "nginx", "redis"} {
+	for _, name := range []string{"berths", "crane", "harbour", "httpbin", "nginx", "redis", "tomcat"} {
 		img, ok := c.Image(name)
 		if !ok {
 			t.Fatalf("no image %s", name)

@@ -11,6 +11,7 @@ import (
 
 	"drydock/modules/artifact"
 	"drydock/modules/policy"
+	"drydock/modules/provenance"
 	"drydock/modules/registry"
 	"drydock/modules/sign"
 )
@@ -22,6 +23,10 @@ type Request struct {
 	Policy   policy.Policy // to enter To; its waivers with it
 	Trusted  []sign.Key    // keys whose signatures count; the policy says which of them suffice
 	Now      time.Time     // the time of judgement
+	// Tags lists what an image's variant is published under at To, beside its
+	// digest; nil: nothing. Which image and variant it is, the provenance says
+	// that a trusted key signed.
+	Tags func(image, variant string) []string
 }
 
 // Result is what came of it.
@@ -30,6 +35,7 @@ type Result struct {
 	Rejected []Rejected       // what hangs on the image and was not believed
 	Target   artifact.Subject // the image's name at To; zero if it was refused
 	Copied   bool             // anything was written; false if To had it all
+	Tags     []string         // that lead to it at To
 }
 
 // Promote judges the subject and, if the policy admits it, copies it with
@@ -63,7 +69,32 @@ func Promote(ctx context.Context, c *registry.Client, r Request) (*Result, error
 		return res, err
 	}
 	res.Target = to.Subject(r.Subject.Digest)
-	return res, nil
+	return res, publish(ctx, to, known, r, path, res)
+}
+
+// publish points the tags of the image at To to it: after the copy, so that a
+// tag never leads to what is not there.
+func publish(ctx context.Context, to *registry.Repo, known *Known, r Request, path string, res *Result) error {
+	if r.Tags == nil {
+		return nil
+	}
+	for _, e := range known.Evidence {
+		if e.PredicateType != artifact.PredicateProvenance || e.Subject != r.Subject.Digest {
+			continue
+		}
+		image, variant, err := provenance.Of(e.Predicate)
+		if err != nil || image != path {
+			continue // of something else
+		}
+		for _, tag := range r.Tags(image, variant) {
+			if err := to.Tag(ctx, tag, r.Subject.Digest); err != nil {
+				return err
+			}
+			res.Tags = append(res.Tags, tag)
+		}
+		return nil
+	}
+	return nil
 }
 
 func open(c *registry.Client, l registry.Location, s artifact.Subject) (*registry.Repo, string, error) {

@@ -138,7 +138,7 @@ func (h *harbour) furnish(s *sign.Signer, findings ...artifact.Finding) {
 	h.t.Helper()
 	t := h.t
 	prov, err := provenance.Predicate(provenance.Input{
-		Image: "web", Trigger: "branch", Hermetic: true,
+		Image: "apps/web", Trigger: "branch", Hermetic: true,
 		Engine: provenance.Engine{Kind: "embedded", Tier: "T1", Version: "0.33.0"},
 	})
 	check(t, err)
@@ -395,5 +395,41 @@ func TestPromoteWhenTheDestinationIsDown(t *testing.T) {
 	}
 	if res == nil || res.Verdict.Outcome != artifact.Pass {
 		t.Errorf("%+v", res)
+	}
+}
+
+// Tags lead to the image at the destination when it is admitted, to nothing
+// when it is refused, and only those of what the provenance says it is.
+func TestPromotePublishesTags(t *testing.T) {
+	h := newHarbour(t)
+	h.furnish(h.signer)
+	r := h.request()
+	asked := ""
+	r.Tags = func(image, variant string) []string {
+		asked = image + ":" + variant
+		return []string{"1.2", "latest"}
+	}
+	res, err := Promote(t.Context(), h.client, r)
+	check(t, err)
+	if strings.Join(res.Tags, " ") != "1.2 latest" || asked != "apps/web:" {
+		t.Errorf("published %v, asked for %q", res.Tags, asked)
+	}
+	to, err := h.client.Repo(h.to, "apps/web")
+	check(t, err)
+	for _, tag := range res.Tags {
+		if d, err := to.Resolve(t.Context(), tag); err != nil || d != r.Subject.Digest {
+			t.Errorf("tag %s leads to %s: %v", tag, d, err)
+		}
+	}
+	written := h.writes.Load()
+	if res, err = Promote(t.Context(), h.client, r); err != nil || len(res.Tags) != 2 || h.writes.Load() != written {
+		t.Errorf("the second time: %+v, %v, %d writes", res, err, h.writes.Load()-written)
+	}
+
+	bad := newHarbour(t) // nothing is known of it
+	r = bad.request()
+	r.Tags = func(string, string) []string { return []string{"latest"} }
+	if res, err := Promote(t.Context(), bad.client, r); err == nil || len(res.Tags) != 0 || bad.writes.Load() != 0 {
+		t.Errorf("refused, and yet: %+v, %v", res, err)
 	}
 }

@@ -341,3 +341,15 @@ func moment(t time.Time) *time.Time {
 	t = t.UTC().Truncate(time.Second)
 	return &t
 }
+
+// Of says which image and variant a predicate is about.
+func Of(raw []byte) (image, variant string, err error) {
+	var p predicate
+	if err := json.Unmarshal(raw, &p); err != nil {
+		return "", "", fmt.Errorf("reading provenance: %w", err)
+	}
+	if p.BuildDefinition.BuildType != BuildType {
+		return "", "", fmt.Errorf("reading provenance: it is of build type %q, not of this program", p.BuildDefinition.BuildType)
+	}
+	return p.BuildDefinition.ExternalParameters.Image, p.BuildDefinition.ExternalParameters.Variant, nil
+}

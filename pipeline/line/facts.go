@@ -1,7 +1,6 @@
 package line
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -164,35 +163,6 @@ type BaseUpdate struct {
 	Changed []string        `json:"changed"`
 	Lock    string          `json:"lock"`
 	Written bool            `json:"written"`
-}
-
-// UpdateBases resolves bases to the newest packages, builds them and writes
-// their locks into the catalog. names empty is all of them.
-func (l *Line) UpdateBases(ctx context.Context, names []string) ([]BaseUpdate, error) {
-	bases, err := l.chosenBases(names)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := l.mirrors.get(); err != nil {
-		return nil, err
-	}
-	out := []BaseUpdate{}
-	for _, b := range bases {
-		old, err := l.lockOf(b)
-		if err != nil {
-			return out, err
-		}
-		res, err := l.builder().Update(ctx, baseSpec(b), old)
-		if err != nil {
-			return out, err
-		}
-		u := BaseUpdate{Name: b.Name, Digest: res.Digest, Changed: append([]string{}, res.Changed...), Lock: b.LockPath}
-		if u.Written, err = l.writeLock(b, old, res.Lock); err != nil {
-			return out, err
-		}
-		out = append(out, u)
-	}
-	return out, nil
 }
 
 func (l *Line) writeLock(b catalog.Base, old, lock *base.Lock) (bool, error) {

@@ -51,7 +51,20 @@ func (l *Line) promoteTo(ctx context.Context, subject artifact.Subject, stage st
 	}
 	return promote.Promote(ctx, client, promote.Request{
 		Subject: subject, From: location(from), To: location(to), Policy: pol, Trusted: trusted, Now: l.cfg.Now,
+		Tags: l.tagsOf,
 	})
+}
+
+// tagsOf is what the catalog publishes a variant under.
+func (l *Line) tagsOf(image, variant string) []string {
+	if img, ok := l.cfg.Catalog.Image(image); ok {
+		for _, v := range img.Variants {
+			if v.Name == variant {
+				return v.Tags
+			}
+		}
+	}
+	return nil
 }
 
 // entry is a stage, the one it takes images from and the policy to enter it.
@@ -116,6 +129,9 @@ func (l *Line) Promote(ctx context.Context, subjects []artifact.Subject, stage, 
 		did := "copied to " + res.Target.String()
 		if !res.Copied {
 			did = "already there as " + res.Target.String()
+		}
+		if len(res.Tags) > 0 {
+			did += ", published as " + strings.Join(res.Tags, ", ")
 		}
 		out = append(out, Shipped{
 			Subject: s, Verdict: res.Verdict.Outcome, Reasons: res.Verdict.Reasons, Stage: stage, Did: did, OK: true,

@@ -178,27 +178,21 @@ func (l *Line) moveBases(ctx context.Context, p *plan.Plan) ([]UpdatedBase, []ca
 		if n.Kind != plan.KindBase || !ok {
 			continue
 		}
-		old, err := l.lockOf(*b)
+		u, raw, err := l.moveBase(ctx, *b)
 		if err != nil {
 			return nil, nil, err
 		}
-		res, err := l.builder().Update(ctx, baseSpec(*b), old)
-		if err != nil {
-			return nil, nil, err
-		}
-		raw, err := res.Lock.Marshal()
-		if err != nil {
-			return nil, nil, err
-		}
-		u := UpdatedBase{BaseUpdate: BaseUpdate{Name: b.Name, Digest: res.Digest, Changed: append([]string{}, res.Changed...), Lock: b.LockPath}}
-		if u.Written, err = differs(old, raw); err != nil {
-			return nil, nil, err
-		}
-		u.Packages = basePackages(old, res.Lock)
 		if u.Written {
-			path := filepath.Join(l.cfg.CatalogDir, filepath.FromSlash(b.LockPath))
-			files = append(files, catalogFile{path: path, shown: filepath.Join(l.cfg.Catalog.Name, b.LockPath), text: raw})
-			l.moveTo(b.Name, res.Lock)
+			lock, err := base.ParseLock(raw, b.LockPath)
+			if err != nil {
+				return nil, nil, err
+			}
+			f, err := l.baseLockFile(*b, raw, false)
+			if err != nil {
+				return nil, nil, err
+			}
+			files = append(files, f)
+			l.moveTo(b.Name, lock)
 		}
 		out = append(out, u)
 	}

@@ -202,6 +202,7 @@ func (b *builder) lay() error {
 		for _, s := range b.stages[1:] {
 			if c.selected && img.Held == "" {
 				img.Stages = append(img.Stages, s.Name)
+				img.Tags = c.variant.Tags
 			}
 		}
 		b.plan.Images = append(b.plan.Images, img)

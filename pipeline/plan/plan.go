@@ -79,6 +79,7 @@ type Image struct {
 	Stages    []string            `json:"stages"`            // quarantine and what it may be promoted to, in order
 	Held      string              `json:"held,omitempty"`    // why it goes no further than the first stage, if something holds it
 	Needs     []string            `json:"needs"`             // bases and other images (image or image:variant) it builds on
+	Tags      []string            `json:"tags,omitempty"`    // what it is published under in the stages it is promoted to
 	Implied   bool                `json:"implied,omitempty"` // not selected, but another one builds on it
 }
 

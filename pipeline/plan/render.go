@@ -91,6 +91,9 @@ func orNothing(names []string) string {
 // destination is where an image goes and what holds it.
 func (i Image) destination() string {
 	to := strings.Join(i.Stages, " -> ")
+	if len(i.Tags) > 0 {
+		to += " as " + strings.Join(i.Tags, ", ")
+	}
 	if i.Implied {
 		to += " (built for others only)"
 	}
