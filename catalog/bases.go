@@ -50,6 +50,7 @@ func (l *loader) checkBase(s source, b *Base) {
 	}
 	l.checkPlatforms(s, b.Platforms)
 	l.checkStandsFor(s, b)
+	l.checkVerify(s, b)
 	l.checkLock(s, b)
 }
 

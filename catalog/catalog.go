@@ -36,8 +36,9 @@ type Base struct {
 	Suite       string              `yaml:"suite,omitempty"`   // debian: default what the mirror setting says
 	Platforms   []artifact.Platform `yaml:"platforms"`
 	Packages    []string            `yaml:"packages,omitempty"`
-	Go          string              `yaml:"go,omitempty"`    // Go toolchain to add: 1.26 (its newest release when the lock is made) or 1.26.8
-	Image       string              `yaml:"image,omitempty"` // oci: path@sha256:… at the oci mirror
+	Go          string              `yaml:"go,omitempty"`     // Go toolchain to add: 1.26 (its newest release when the lock is made) or 1.26.8
+	Image       string              `yaml:"image,omitempty"`  // oci: path@sha256:… at the oci mirror
+	Verify      *Verify             `yaml:"verify,omitempty"` // oci: whose signatures it must carry
 	User        string              `yaml:"user,omitempty"`
 	Env         map[string]string   `yaml:"env,omitempty"`
 	Lock        string              `yaml:"lock"` // relative to the file; default locks/<name>.json

@@ -467,3 +467,15 @@ func TestManyLoadFast(t *testing.T) {
 		t.Errorf("reading 300 variants takes %s, 80 ms are allowed", best)
 	}
 }
+
+func TestWrongVerify(t *testing.T) {
+	const oci = "bases/upstream.yaml"
+	checkWrong(t, []wrong{
+		{"of a debian base", "bases/full.yaml", "variant:", "verify: {keys: [a.pub]}\nvariant:", "cat/bases/full.yaml:4", "verified by no signatures"},
+		{"without keys", oci, "state:", "verify: {keys: []}\nstate:", "cat/bases/upstream.yaml:6", "1 of 0 keys"},
+		{"more than there are", oci, "state:", "verify:\n  keys: [a.pub]\n  threshold: 2\nstate:", "cat/bases/upstream.yaml:8", "2 of 1 keys"},
+		{"key not there", oci, "state:", "verify:\n  keys: [keys/a.pub]\nstate:", "cat/bases/upstream.yaml:7", "there is no file cat/bases/keys/a.pub"},
+		{"key outside", oci, "state:", "verify:\n  keys: [../../a.pub]\nstate:", "cat/bases/upstream.yaml:7", "outside the catalog"},
+		{"no date", oci, "state:", "verify:\n  keys: [locks/other.json]\n  expires: soon\nstate:", "cat/bases/upstream.yaml:8", "not a date"},
+	})
+}

@@ -68,34 +68,51 @@ func (l *loader) resolveImage(img *Image) {
 		return
 	}
 	seen := map[string]bool{}
+	known := map[string][]Ref{} // most variants of a family differ in what no FROM depends on
 	for i := range img.Variants {
 		v := &img.Variants[i]
 		v.byPlatform = map[artifact.Platform][]Ref{}
 		for _, p := range img.Platforms {
-			found, err := img.Parsed.Bases(img.FromArgs(*v, p))
-			if err != nil {
-				l.once(seen, err)
-				continue
+			args := img.FromArgs(*v, p)
+			key := img.Parsed.RefKey(args)
+			refs, ok := known[key]
+			if !ok {
+				refs = l.resolveRefs(img, args, p, seen)
+				known[key] = refs
 			}
-			for _, b := range found {
-				if named, err := l.namedContext(img, b); named {
-					if err != nil {
-						l.once(seen, err)
-					}
-					continue
-				}
-				ref, err := l.resolveRef(img, b, p)
-				if err != nil {
-					l.once(seen, err)
-					continue
-				}
-				v.byPlatform[p] = append(v.byPlatform[p], ref)
+			v.byPlatform[p] = slices.Clone(refs)
+			for _, ref := range refs {
 				if !slices.ContainsFunc(v.Refs, func(o Ref) bool { return same(o, ref) }) {
 					v.Refs = append(v.Refs, ref)
 				}
 			}
 		}
 	}
+}
+
+// resolveRefs finds what the Dockerfile builds on with one set of arguments.
+func (l *loader) resolveRefs(img *Image, args map[string]string, p artifact.Platform, seen map[string]bool) []Ref {
+	found, err := img.Parsed.Bases(args)
+	if err != nil {
+		l.once(seen, err)
+		return nil
+	}
+	var out []Ref
+	for _, b := range found {
+		if named, err := l.namedContext(img, b); named {
+			if err != nil {
+				l.once(seen, err)
+			}
+			continue
+		}
+		ref, err := l.resolveRef(img, b, p)
+		if err != nil {
+			l.once(seen, err)
+			continue
+		}
+		out = append(out, ref)
+	}
+	return out
 }
 
 // same says whether two references lead to the same thing from the same line.

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"dagger.io/dagger"
 
@@ -41,6 +42,7 @@ type Spec struct {
 	User      string // "" is 65532:65532 for those unpacked, root for full, the image's own for oci
 	Platforms []artifact.Platform
 	Env       map[string]string
+	Trust     *Trust // of an oci base: whose signatures it must carry; nil is its digest alone
 	Place     string // file:line, for errors
 }
 
@@ -68,6 +70,7 @@ type Builder struct {
 	CacheDir string            // finished layouts and layers live here
 	Locked   bool              // refuse to replace what the mirror no longer serves
 	Log      func(line string) // progress, nil-able
+	Now      func() time.Time  // for trust that expires; nil is time.Now
 }
 
 func (b *Builder) logf(format string, args ...any) {
@@ -91,6 +94,9 @@ func (s Spec) check() error {
 	case KindDebian:
 		if !slices.Contains([]string{VariantStatic, VariantMinimal, VariantFull}, s.Variant) {
 			return bad(fmt.Sprintf("unknown variant %q", s.Variant), "write static, minimal or full")
+		}
+		if s.Trust != nil {
+			return bad("a debian base takes no signers", "remove them: its packages are verified with Debian's own keys")
 		}
 		if s.Image != "" {
 			return bad("a debian base takes no image", "remove it, or make the kind oci")
@@ -131,7 +137,7 @@ func (s Spec) badPlatform() string {
 func (s Spec) request() Request {
 	r := Request{
 		Packages: slices.Clone(s.Packages), Go: s.Go, Image: s.Image, User: s.User,
-		Env: maps.Clone(s.Env),
+		Env: maps.Clone(s.Env), Signed: s.Trust.locked(),
 	}
 	slices.Sort(r.Packages)
 	r.Packages = slices.Compact(r.Packages)

@@ -41,6 +41,9 @@ func (b *Builder) Build(ctx context.Context, spec Spec, lock *Lock) (*Result, er
 	if err := spec.check(); err != nil {
 		return nil, err
 	}
+	if err := b.trustHolds(spec); err != nil {
+		return nil, err
+	}
 	update := "drydock base update " + spec.Name
 	if lock == nil || lock.Digest == "" {
 		if b.Locked {
@@ -87,6 +90,9 @@ func (b *Builder) Build(ctx context.Context, spec Spec, lock *Lock) (*Result, er
 // Update resolves the base anew and builds it; old, which may be nil, is only
 // what Result.Changed compares with.
 func (b *Builder) Update(ctx context.Context, spec Spec, old *Lock) (*Result, error) {
+	if err := b.trustHolds(spec); err != nil {
+		return nil, err
+	}
 	next, err := Resolve(ctx, b.Mirrors, spec)
 	if err != nil {
 		return nil, err
@@ -182,7 +188,7 @@ func (b *Builder) make(ctx context.Context, spec Spec, lock *Lock) (r *Result, e
 	done := lock.clone()
 	r = &Result{Platforms: map[string]artifact.Digest{}, Lock: done}
 	if spec.Kind == KindOCI {
-		r.Digest, err = b.copyImage(ctx, w, done, r)
+		r.Digest, err = b.copyImage(ctx, w, spec, done, r)
 	} else {
 		w.Annotations = Labels(done)
 		r.Digest, err = b.makeDebian(ctx, w, spec, done, r, tmp)

@@ -214,12 +214,17 @@ func platformOf(p v1.Platform) artifact.Platform {
 
 // copyImage copies an upstream image into a layout, byte for byte. One
 // manifest stays what it was; several are put under an index of just those.
-func (b *Builder) copyImage(ctx context.Context, w *layout.Writer, lock *Lock, r *Result) (artifact.Digest, error) {
+func (b *Builder) copyImage(ctx context.Context, w *layout.Writer, spec Spec, lock *Lock, r *Result) (artifact.Digest, error) {
 	repository, d, err := imageName(lock.Request.Image, lock.Name, "")
 	if err != nil {
 		return "", err
 	}
 	p := &puller{mirrors: b.Mirrors, repository: repository}
+	if spec.Trust != nil {
+		if err := p.verify(ctx, d, spec); err != nil {
+			return "", err
+		}
+	}
 	var want []artifact.Platform
 	for _, t := range lock.Platforms {
 		want = append(want, t.Platform)

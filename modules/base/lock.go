@@ -39,6 +39,7 @@ type Request struct {
 	Image    string            `json:"image,omitempty"`
 	User     string            `json:"user,omitempty"`
 	Env      map[string]string `json:"env,omitempty"`
+	Signed   *LockedTrust      `json:"signed,omitempty"`
 }
 
 // LockedArchive is one Debian archive the packages came from.
@@ -237,6 +238,8 @@ func (l *Lock) fits(s Spec) string {
 		return fmt.Sprintf("the lock was made for go %q, the catalog asks for %q", have.Go, want.Go)
 	case want.Image != have.Image:
 		return fmt.Sprintf("the lock was made for image %q, the catalog asks for %q", have.Image, want.Image)
+	case !sameTrust(want.Signed, have.Signed):
+		return "the lock was made under other signers, threshold or expiry"
 	case want.User != have.User || !maps.Equal(want.Env, have.Env):
 		return "user or environment are others than the lock was made for"
 	}

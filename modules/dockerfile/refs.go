@@ -35,6 +35,26 @@ func (f *File) Bases(args map[string]string) ([]BaseRef, error) {
 	return out, nil
 }
 
+// RefKey is the same for arguments that lead to the same Bases: it has those of
+// them that a reference can depend on.
+func (f *File) RefKey(args map[string]string) string {
+	var key strings.Builder
+	add := func(name string) {
+		if v, ok := args[name]; ok {
+			key.WriteString(strconv.Quote(name) + strconv.Quote(v))
+		}
+	}
+	for _, name := range automatic {
+		add(name)
+	}
+	for _, cmd := range f.meta {
+		for _, kp := range cmd.Args {
+			add(kp.Key)
+		}
+	}
+	return key.String()
+}
+
 func (f *File) references(args map[string]string) ([]reference, error) {
 	env, err := f.globals(args)
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/sigstore/cosign/v2/pkg/cosign"
 	"github.com/sigstore/cosign/v2/pkg/oci"
 	ociremote "github.com/sigstore/cosign/v2/pkg/oci/remote"
+	"github.com/sigstore/cosign/v2/pkg/oci/static"
 	"github.com/sigstore/cosign/v2/pkg/types"
 	"github.com/sigstore/sigstore/pkg/signature"
 	"github.com/sigstore/sigstore/pkg/signature/options"
@@ -86,6 +87,16 @@ func Verify(ctx context.Context, repo *registry.Repo, d artifact.Digest, trusted
 		})
 	}
 	return out, nil
+}
+
+// Signed says which of the trusted keys made a detached signature, in base64,
+// over a text that speaks of d, as cosign writes it (simple signing).
+func Signed(ctx context.Context, text []byte, signature string, d artifact.Digest, trusted []Key) (id string, err error) {
+	sig, err := static.NewSignature(text, signature)
+	if err != nil {
+		return "", fmt.Errorf("reading signature: %w", err)
+	}
+	return firstKey(trusted, func(k Key) error { return verifySignature(ctx, sig, d, k) })
 }
 
 // firstKey returns the id of the first key check accepts.

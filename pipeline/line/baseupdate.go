@@ -65,7 +65,11 @@ func (l *Line) moveBase(ctx context.Context, b catalog.Base) (u UpdatedBase, raw
 	if err != nil {
 		return u, nil, err
 	}
-	res, err := l.builder().Update(ctx, baseSpec(b), old)
+	spec, err := baseSpec(b)
+	if err != nil {
+		return u, nil, err
+	}
+	res, err := l.builder().Update(ctx, spec, old)
 	if err != nil {
 		return u, nil, err
 	}

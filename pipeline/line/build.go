@@ -20,6 +20,7 @@ import (
 	"drydock/modules/mirror"
 	"drydock/modules/mirror/lockfile"
 	"drydock/modules/provenance"
+	"drydock/modules/sign"
 	"drydock/pipeline/plan"
 	"drydock/pipeline/results"
 	"drydock/pipeline/run"
@@ -37,11 +38,37 @@ type baseReady struct {
 }
 
 // baseSpec is what modules/base knows of a base of the catalog.
-func baseSpec(b catalog.Base) base.Spec {
+func baseSpec(b catalog.Base) (base.Spec, error) {
+	trust, err := baseTrust(b)
 	return base.Spec{
 		Name: b.Name, Kind: b.Kind, Variant: b.Variant, Suite: b.Suite, Packages: b.Packages, Go: b.Go,
 		Image: b.Image, User: b.User, Platforms: b.Platforms, Env: b.Env, Place: b.Place,
+		Trust: trust,
+	}, err
+}
+
+// baseTrust is whose signatures a base must carry; nil where it need not.
+func baseTrust(b catalog.Base) (*base.Trust, error) {
+	if b.Verify == nil {
+		return nil, nil
 	}
+	t := &base.Trust{Threshold: b.Verify.Threshold}
+	if b.Verify.Expires != nil {
+		t.Expires = b.Verify.Expires.Time
+	}
+	var keys []sign.Key
+	for _, f := range b.Verify.Files {
+		k, err := sign.ParseKey(f.PEM, f.Place)
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, k)
+		t.Signers = append(t.Signers, k.ID)
+	}
+	t.Check = func(ctx context.Context, text []byte, signature string, image artifact.Digest) (string, error) {
+		return sign.Signed(ctx, text, signature, image, keys)
+	}
+	return t, nil
 }
 
 // base makes a base ready, once however many nodes want it.
@@ -73,7 +100,11 @@ func (l *Line) makeBase(ctx context.Context, name string) (baseReady, error) {
 			return baseReady{}, err
 		}
 	}
-	res, err := l.builder().Build(ctx, baseSpec(*b), lock)
+	spec, err := baseSpec(*b)
+	if err != nil {
+		return baseReady{}, err
+	}
+	res, err := l.builder().Build(ctx, spec, lock)
 	if err != nil {
 		return baseReady{}, err
 	}
@@ -136,7 +167,11 @@ func (l *Line) lockAnew(ctx context.Context, b catalog.Base) (*base.Lock, error)
 		return nil, err
 	}
 	l.driftNote(b.Name, "base %s has no lock: resolved to the newest packages (commit one with drydock base update %s)", b.Name, b.Name)
-	return base.Resolve(ctx, set, baseSpec(b))
+	spec, err := baseSpec(b)
+	if err != nil {
+		return nil, err
+	}
+	return base.Resolve(ctx, set, spec)
 }
 
 // recordDrift tells that a locked base could not be had, and writes the lock

@@ -447,6 +447,7 @@ func (l *Line) builder() *base.Builder {
 		Mirrors: set, CacheDir: filepath.Join(l.cfg.Cache, "bases"), Locked: l.cfg.Locked,
 		Engine:  func(context.Context) (*dagger.Client, error) { return l.client() },
 		Emulate: func(p artifact.Platform) ([]artifact.Material, error) { return l.emulatorOf(p) },
+		Now:     func() time.Time { return l.cfg.Now },
 		Log: func(line string) {
 			l.cfg.Sink.Emit(progress.Event{Step: "base", Kind: progress.Log, Text: line})
 		},
