@@ -238,10 +238,8 @@ func (l *Lock) fits(s Spec) string {
 		return fmt.Sprintf("the lock was made for go %q, the catalog asks for %q", have.Go, want.Go)
 	case want.Image != have.Image:
 		return fmt.Sprintf("the lock was made for image %q, the catalog asks for %q", have.Image, want.Image)
-	case !sameTrust(want.Signed, have.Signed):
-		return "the lock was made under other signers, threshold or expiry"
-	case want.User != have.User || !maps.Equal(want.Env, have.Env):
-		return "user or environment are others than the lock was made for"
+	case want.settings(have) != "":
+		return want.settings(have)
 	}
 	if len(s.Platforms) == 0 {
 		return ""
@@ -253,6 +251,17 @@ func (l *Lock) fits(s Spec) string {
 		if l.target(p) == nil {
 			return "the lock lacks platform " + p.String()
 		}
+	}
+	return ""
+}
+
+// settings says what of a base that is no package differs, or "".
+func (r Request) settings(have Request) string {
+	switch {
+	case !sameTrust(r.Signed, have.Signed):
+		return "the lock was made under other signers, threshold or expiry"
+	case r.User != have.User || !maps.Equal(r.Env, have.Env):
+		return "user or environment are others than the lock was made for"
 	}
 	return ""
 }
