@@ -162,7 +162,7 @@ func copyCatalog(dir string, images bool) error {
 		}
 		to := filepath.Join(dir, rel)
 		switch {
-		case info.IsDir() && rel == "images" && !images:
+		case info.IsDir() && (rel == "images" || rel == "locks") && !images:
 			return filepath.SkipDir
 		case info.IsDir():
 			return os.MkdirAll(to, 0o755)
