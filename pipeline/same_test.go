@@ -59,7 +59,7 @@ func TestSameDigest(t *testing.T) {
 func sameCatalog(dir string) error {
 	for name, body := range map[string]string{
 		"catalog/images/next.yaml":       "version: 1\nname: next\nplatforms: [linux/amd64]\n",
-		"catalog/images/next/Dockerfile": "FROM small\nUSER 0\nCOPY sub /srv/sub\nRUN find /srv -type f >/srv/found && mkdir -p /srv/m && echo x >/srv/m/x\n",
+		"catalog/images/next/Dockerfile": "FROM small\nUSER 0\nCOPY sub /srv/sub\nRUN find /srv -type f | sort >/srv/found && mkdir -p /srv/m && echo x >/srv/m/x\n",
 		"catalog/images/next/sub/run":    "#!/bin/sh\n",
 		"catalog/images/next/sub/text":   "text\n",
 		"catalog/images/bare.yaml":       "version: 1\nname: bare\nplatforms: [linux/amd64]\n",

@@ -126,7 +126,8 @@ func (l *Line) carryOut(ctx context.Context, o *order) (*builtImage, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer done()
+	// What is exported or tested later is asked for by what it was made of.
+	l.onClose(func() error { done(); return nil })
 	b.Built, err = image.Build(ctx, o.engine.Client, o.step, image.Source{
 		Name: b.Name, ContextDir: contextDir, Ignore: o.img.Ignore, Dockerfile: text, Target: o.img.Target, Args: o.variant.Args,
 		Platform: b.Platform, Epoch: b.Epoch, BaseLayers: layers, Secrets: secrets, Private: o.private,
