@@ -10,6 +10,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -240,6 +241,26 @@ type stepConn struct {
 
 // Read implements net.Conn.
 func (c *stepConn) Read(p []byte) (int, error) { return c.r.Read(p) }
+
+// ReadFrom implements io.ReaderFrom: a file of the content store goes from the
+// kernel's cache to the socket without passing through this process.
+func (c *stepConn) ReadFrom(r io.Reader) (int64, error) {
+	part, ok := r.(*io.LimitedReader)
+	if !ok {
+		return io.Copy(struct{ io.Writer }{c.Conn}, r)
+	}
+	f, ok := part.R.(*os.File)
+	if !ok {
+		return io.Copy(struct{ io.Writer }{c.Conn}, r)
+	}
+	n, handled, err := sendFile(c.Conn, f, part.N)
+	part.N -= n
+	if handled || err != nil {
+		return n, err
+	}
+	more, err := io.Copy(struct{ io.Writer }{c.Conn}, r)
+	return n + more, err
+}
 
 // Close implements net.Conn.
 func (c *stepConn) Close() error {

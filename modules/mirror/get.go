@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -35,6 +36,7 @@ type want struct {
 	fresh  time.Duration   // how long a copy needs no asking; 0: always asked
 	stale  bool            // a copy may stand in when the mirror cannot be asked
 	header http.Header     // what to accept
+	also   []*url.URL      // where else the same file is, for when the transfer breaks off
 	accept string          // part of the key where the answer depends on header
 	purl   string
 	limit  int64                                                        // never more bytes than this; 0 is no limit
@@ -98,8 +100,11 @@ func (s *Set) start(ctx context.Context, w want) *pending {
 	p.flight = s.store.Start(ctx, store.Want{
 		Place: fetch.Redact(w.target()), Key: w.key(), SHA256: w.sha256.Hex(), Size: w.size, Limit: w.limit,
 		Previous: p.prior, Broken: fetch.Interrupted, Verify: w.verify,
-		Have: func() (store.Entry, string, bool) { return s.have(w) },
-		Open: func(ctx context.Context) (io.ReadCloser, store.Meta, error) { return s.open(ctx, w, p.prior) },
+		Have:     func() (store.Entry, string, bool) { return s.have(w) },
+		Attempts: len(w.also) + 2,
+		Open: func(ctx context.Context, a store.Attempt) (io.ReadCloser, store.Meta, error) {
+			return s.open(ctx, w, p.prior, a)
+		},
 	})
 	return p
 }
@@ -136,8 +141,9 @@ func (p *pending) release() {
 	}
 }
 
-// open asks the mirror, conditionally when there is a copy.
-func (s *Set) open(ctx context.Context, w want, prior *store.Entry) (io.ReadCloser, store.Meta, error) {
+// open asks the mirror: conditionally when there is a copy, from the middle when
+// a transfer broke off there. What broke off may go on at another mirror.
+func (s *Set) open(ctx context.Context, w want, prior *store.Entry, a store.Attempt) (io.ReadCloser, store.Meta, error) {
 	if w.derive != nil {
 		b, err := w.derive(ctx)
 		if err != nil {
@@ -145,19 +151,14 @@ func (s *Set) open(ctx context.Context, w want, prior *store.Entry) (io.ReadClos
 		}
 		return made(b), store.Meta{Size: int64(len(b))}, nil
 	}
-	h := w.header.Clone()
-	if h == nil {
-		h = http.Header{}
-	}
-	if prior != nil {
-		if prior.ETag != "" {
-			h.Set("If-None-Match", prior.ETag)
-		}
-		if prior.LastModified != "" {
-			h.Set("If-Modified-Since", prior.LastModified)
-		}
-	}
 	u := w.target()
+	if i := a.N % (len(w.also) + 1); i > 0 {
+		u = w.also[i-1]
+		if w.sha256 == "" {
+			a.From, prior = 0, nil // whose validators these are is another
+		}
+	}
+	h := conditions(w.header, prior, a)
 	resp, err := s.client.Get(ctx, u, h)
 	if err != nil && w.token != nil {
 		if again, ok := w.token(ctx, err); ok {
@@ -173,10 +174,57 @@ func (s *Set) open(ctx context.Context, w want, prior *store.Entry) (io.ReadClos
 		ContentType: resp.Header.Get("Content-Type"), NotModified: resp.StatusCode == http.StatusNotModified,
 	}
 	body := resp.Body
+	if resp.StatusCode == http.StatusPartialContent {
+		if meta.From, meta.Size = contentRange(resp.Header.Get("Content-Range")); meta.From != a.From {
+			_ = body.Close()
+			return nil, store.Meta{}, s.client.Explain(ctx, u, errors.New("the mirror answered with another range than was asked for"))
+		}
+	}
 	if strings.EqualFold(resp.Header.Get("Content-Encoding"), "gzip") {
 		body, meta.Size = &gunzip{body: body}, -1
+		meta.NoRange = true // what ranges count is other bytes
 	}
 	return &explained{ReadCloser: body, set: s, ctx: ctx, url: u}, meta, nil
+}
+
+// conditions are the headers of a request.
+func conditions(wanted http.Header, prior *store.Entry, a store.Attempt) http.Header {
+	h := wanted.Clone()
+	if h == nil {
+		h = http.Header{}
+	}
+	if a.From > 0 {
+		h.Set("Range", "bytes="+strconv.FormatInt(a.From, 10)+"-")
+		h.Del("Accept-Encoding")
+		if a.IfRange != "" {
+			h.Set("If-Range", a.IfRange)
+		}
+		return h
+	}
+	if prior != nil {
+		if prior.ETag != "" {
+			h.Set("If-None-Match", prior.ETag)
+		}
+		if prior.LastModified != "" {
+			h.Set("If-Modified-Since", prior.LastModified)
+		}
+	}
+	return h
+}
+
+// contentRange reads "bytes 5-9/10"; size is -1 when it is not said.
+func contentRange(v string) (from, size int64) {
+	v, ok := strings.CutPrefix(v, "bytes ")
+	span, total, ok2 := strings.Cut(v, "/")
+	first, _, ok3 := strings.Cut(span, "-")
+	from, err := strconv.ParseInt(first, 10, 64)
+	if !ok || !ok2 || !ok3 || err != nil {
+		return -1, -1
+	}
+	if size, err = strconv.ParseInt(total, 10, 64); err != nil {
+		size = -1
+	}
+	return from, size
 }
 
 // explained gives read errors their URL.
@@ -276,6 +324,21 @@ func (s *Set) tryEach(ctx context.Context, ups []upstream, one func(upstream) (B
 	return Blob{}, first
 }
 
+// withOthers is how a file is fetched from one of several mirrors, the others
+// standing by.
+func withOthers(up upstream, ups []upstream, of func(upstream) want) want {
+	w := of(up)
+	if w.derive != nil {
+		return w
+	}
+	for _, other := range ups {
+		if other.base.String() != up.base.String() {
+			w.also = append(w.also, of(other).target())
+		}
+	}
+	return w
+}
+
 // Fetch gets one file through the content store: with a digest it is verified,
 // without one it is as trustworthy as the mirror and the way to it. A path of
 // an archive this machine does not know under that name is looked for in all
@@ -298,7 +361,7 @@ func (s *Set) Fetch(ctx context.Context, req Request) (Blob, error) {
 		return Blob{}, err
 	}
 	return s.tryEach(ctx, ups, func(up upstream) (Blob, error) {
-		w := s.wantOf(up, rel)
+		w := withOthers(up, ups, func(up upstream) want { return s.wantOf(up, rel) })
 		if req.SHA256 != "" {
 			w.sha256, w.size = req.SHA256, req.Size
 		}

@@ -247,7 +247,7 @@ func (g *Gateway) archive(ctx context.Context, rel string) ([]upstream, string, 
 
 // serveFirst answers from the first upstream that has the file.
 func (g *Gateway) serveFirst(w http.ResponseWriter, r *http.Request, ups []upstream, of func(upstream) want) {
-	g.firstOf(w, r, ups, func(up upstream) error { return g.serveWant(w, r, of(up)) })
+	g.firstOf(w, r, ups, func(up upstream) error { return g.serveWant(w, r, withOthers(up, ups, of)) })
 }
 
 // firstOf asks upstreams in order until one answers.

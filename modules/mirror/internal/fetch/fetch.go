@@ -231,7 +231,7 @@ var ErrOffline = errors.New("it is not in the content store, and --offline asks 
 var errStalled = errors.New("no answer")
 
 // Get asks for a URL, with bounded retries where trying again can help, and
-// returns answers 200 and 304; anything else is an *artifact.Error that names
+// returns answers 200, 304 and, to a Range, 206; anything else is an *artifact.Error that names
 // the URL without secrets, with a *StatusError in its chain if the mirror did
 // answer. Reading the body fails when it makes no progress.
 func (c *Client) Get(ctx context.Context, u *url.URL, header http.Header) (*http.Response, error) {
@@ -276,7 +276,8 @@ func (c *Client) once(ctx context.Context, u *url.URL, header http.Header) (*htt
 		defer cancel(nil)
 		return nil, cause(ctx, err)
 	}
-	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusNotModified {
+	partial := resp.StatusCode == http.StatusPartialContent && req.Header.Get("Range") != ""
+	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusNotModified && !partial {
 		_, _ = io.CopyN(io.Discard, resp.Body, 4<<10) // so that the connection can be kept
 		_ = resp.Body.Close()
 		watch.Stop()

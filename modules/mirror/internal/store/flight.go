@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -31,7 +32,28 @@ type Meta struct {
 	ETag         string
 	LastModified string
 	ContentType  string
-	NotModified  bool // no body: Previous is still right
+	NotModified  bool  // no body: Previous is still right
+	NoRange      bool  // it cannot be gone on with in the middle
+	From         int64 // the body begins at this byte; not 0 only where Attempt.From was asked for
+}
+
+// Attempt is one of the transfers that a file may take.
+type Attempt struct {
+	N int // 0 is the first
+	// From is the first byte that is wanted, 0 for all of it. IfRange is the
+	// validator that must still hold for that (RFC 9110, 13.1.5); "" where the
+	// file's digest will tell.
+	From    int64
+	IfRange string
+}
+
+// validator is what tells whether a file is still the one an answer was of; ""
+// when nothing strong enough does (RFC 9110, 8.8.1).
+func (m Meta) validator() string {
+	if m.ETag != "" && !strings.HasPrefix(m.ETag, "W/") {
+		return m.ETag
+	}
+	return m.LastModified
 }
 
 // Want is a file to be brought into the store.
@@ -46,8 +68,10 @@ type Want struct {
 	// Have looks once more before the transfer starts: the one before this may
 	// just have ended. nil: there is nothing to look for.
 	Have func() (Entry, string, bool)
-	// Open starts a transfer.
-	Open func(ctx context.Context) (io.ReadCloser, Meta, error)
+	// Open starts a transfer, or goes on with one that broke off.
+	Open func(ctx context.Context, a Attempt) (io.ReadCloser, Meta, error)
+	// Attempts is how many transfers there may be; 0 is the usual number.
+	Attempts int
 	// Broken says whether a transfer error need not come again. nil: never.
 	Broken func(error) bool
 	// Verify has the last word on a file that is otherwise right. nil: yes.
@@ -176,13 +200,35 @@ func (f *Flight) transferAll(ctx context.Context) (Entry, string, error) {
 	defer os.Remove(file.Name()) // a no-op after the rename
 	defer file.Close()
 	out := &sink{file: file, sum: sha256.New(), limit: f.limit(), flight: f}
-	for n := 1; ; n++ {
-		e, path, err := f.transfer(ctx, out)
-		if err == nil || n == transfers || f.want.Broken == nil || !f.want.Broken(err) || ctx.Err() != nil {
+	most := max(f.want.Attempts, transfers)
+	for n := range most {
+		e, path, err := f.transfer(ctx, out, f.attempt(n, out))
+		if err == nil || n+1 == most || f.want.Broken == nil || !f.want.Broken(err) || ctx.Err() != nil {
 			return e, path, err
 		}
-		out.restart()
 	}
+	return Entry{}, "", errors.New("no attempt was made") // transfers is not 0
+}
+
+// attempt says how to go on: from where the last transfer broke off, if what is
+// there can be told to be of the same file.
+func (f *Flight) attempt(n int, out *sink) Attempt {
+	a := Attempt{N: n}
+	if n == 0 || out.n == 0 {
+		return a
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.meta.NoRange {
+		return a
+	}
+	if a.IfRange = f.meta.validator(); a.IfRange != "" || f.want.SHA256 != "" {
+		a.From = out.n
+	}
+	if f.want.SHA256 != "" {
+		a.IfRange = "" // another mirror's file has other validators and the same digest
+	}
+	return a
 }
 
 func (f *Flight) limit() int64 {
@@ -192,14 +238,19 @@ func (f *Flight) limit() int64 {
 	return f.want.Limit
 }
 
-func (f *Flight) transfer(ctx context.Context, out *sink) (Entry, string, error) {
-	body, meta, err := f.want.Open(ctx)
+func (f *Flight) transfer(ctx context.Context, out *sink, a Attempt) (Entry, string, error) {
+	body, meta, err := f.want.Open(ctx, a)
 	if err != nil {
 		return Entry{}, "", err
 	}
 	defer body.Close()
-	if meta.NotModified {
+	switch {
+	case meta.NotModified:
 		return f.unchanged()
+	case meta.From == 0:
+		out.restart()
+	case meta.From != a.From || meta.Size >= 0 && f.meta.Size >= 0 && meta.Size != f.meta.Size:
+		return Entry{}, "", checksumError(f.want.Place, "it changed while it was being fetched")
 	}
 	f.update(func() { f.started, f.meta = true, meta })
 	if _, err := io.CopyBuffer(out, struct{ io.Reader }{body}, make([]byte, 64<<10)); err != nil {
@@ -209,15 +260,23 @@ func (f *Flight) transfer(ctx context.Context, out *sink) (Entry, string, error)
 		}
 		return Entry{}, "", fmt.Errorf("fetching %s: the transfer broke off after %d bytes: %w", f.want.Place, out.n, err)
 	}
-	switch {
-	case f.want.Size > 0 && out.n != f.want.Size:
-		return Entry{}, "", checksumError(f.want.Place, fmt.Sprintf("%d bytes were served, not %d", out.n, f.want.Size))
-	case meta.Size >= 0 && out.n != meta.Size:
-		return Entry{}, "", checksumError(f.want.Place, fmt.Sprintf("%d bytes were served, %d were announced", out.n, meta.Size))
-	case out.n < out.mark:
-		return Entry{}, "", checksumError(f.want.Place, "it changed while it was being fetched")
+	if err := f.lengths(out, meta); err != nil {
+		return Entry{}, "", err
 	}
 	return f.commit(ctx, out, meta)
+}
+
+// lengths compares what came with what was wanted and what was announced.
+func (f *Flight) lengths(out *sink, meta Meta) error {
+	switch {
+	case f.want.Size > 0 && out.n != f.want.Size:
+		return checksumError(f.want.Place, fmt.Sprintf("%d bytes were served, not %d", out.n, f.want.Size))
+	case meta.Size >= 0 && out.n != meta.Size:
+		return checksumError(f.want.Place, fmt.Sprintf("%d bytes were served, %d were announced", out.n, meta.Size))
+	case out.n < out.mark:
+		return checksumError(f.want.Place, "it changed while it was being fetched")
+	}
+	return nil
 }
 
 // commit verifies what was received and gives it its name.

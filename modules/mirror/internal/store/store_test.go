@@ -34,9 +34,9 @@ func data(t *testing.T, n int) []byte {
 }
 
 // source opens readers one after the other, the last one for ever.
-func source(size int64, readers ...func() io.Reader) func(context.Context) (io.ReadCloser, Meta, error) {
+func source(size int64, readers ...func() io.Reader) func(context.Context, Attempt) (io.ReadCloser, Meta, error) {
 	var n atomic.Int32
-	return func(context.Context) (io.ReadCloser, Meta, error) {
+	return func(context.Context, Attempt) (io.ReadCloser, Meta, error) {
 		i := min(int(n.Add(1)), len(readers)) - 1
 		return io.NopCloser(readers[i]()), Meta{Size: size, ETag: `"e"`}, nil
 	}
@@ -102,7 +102,7 @@ func TestNothingWrongEnters(t *testing.T) {
 		"verify":     {Open: source(1000, plain(b)), Verify: func(context.Context, string) error { return errors.New("no") }},
 		"changed":    {Open: source(-1, short, plain(data(t, 1000))), Broken: broken},
 		"shrunk":     {Open: source(-1, short, plain(b[:400])), Broken: broken},
-		"unchanged": {Open: func(context.Context) (io.ReadCloser, Meta, error) {
+		"unchanged": {Open: func(context.Context, Attempt) (io.ReadCloser, Meta, error) {
 			return io.NopCloser(strings.NewReader("")), Meta{NotModified: true}, nil
 		}},
 	} {
@@ -174,7 +174,7 @@ func TestFlightIsNobodys(t *testing.T) {
 	var opened atomic.Int32
 	gate := make(chan struct{})
 	s := Open(t.TempDir())
-	w := Want{Place: "p", Key: "k", Open: func(ctx context.Context) (io.ReadCloser, Meta, error) {
+	w := Want{Place: "p", Key: "k", Open: func(ctx context.Context, _ Attempt) (io.ReadCloser, Meta, error) {
 		opened.Add(1)
 		select {
 		case <-gate:
@@ -203,7 +203,7 @@ func TestFlightIsNobodys(t *testing.T) {
 
 func TestAbandonedFlightEnds(t *testing.T) {
 	ended := make(chan struct{})
-	f := Open(t.TempDir()).Start(context.Background(), Want{Place: "p", Key: "k", Open: func(ctx context.Context) (io.ReadCloser, Meta, error) {
+	f := Open(t.TempDir()).Start(context.Background(), Want{Place: "p", Key: "k", Open: func(ctx context.Context, _ Attempt) (io.ReadCloser, Meta, error) {
 		<-ctx.Done()
 		close(ended)
 		return nil, Meta{}, ctx.Err()
@@ -223,7 +223,7 @@ func TestFollow(t *testing.T) {
 	for name, hash := range map[string]string{"right": sum(b), "wrong": sum([]byte("other"))} {
 		pr, pw := io.Pipe()
 		s := Open(t.TempDir())
-		f := s.Start(context.Background(), Want{Place: "p", SHA256: hash, Open: func(context.Context) (io.ReadCloser, Meta, error) {
+		f := s.Start(context.Background(), Want{Place: "p", SHA256: hash, Open: func(context.Context, Attempt) (io.ReadCloser, Meta, error) {
 			return pr, Meta{Size: int64(len(b))}, nil
 		}})
 		completed := 0
