@@ -165,7 +165,15 @@ type Mirrors struct {
 	Npm     Setting `yaml:"npm"`
 	OCI     Setting `yaml:"oci"`
 	PyPI    Setting `yaml:"pypi"`
-	Suite   string  `yaml:"suite,omitempty"`
+
+	// Git is where git repositories are mirrored: by host, or host and path, as
+	// Dockerfiles name them; tried in order.
+	Git map[string]URLs `yaml:"git,omitempty"`
+	// Files may be fetched one by one: those whose checksum stands here or in a
+	// lock.
+	Files []Files `yaml:"files,omitempty"`
+
+	Suite string `yaml:"suite,omitempty"`
 	// Snapshot is the address of a Debian mirror that keeps snapshots, with
 	// {archive} and {timestamp} or {date} in it; "" is none.
 	Snapshot string `yaml:"snapshot,omitempty"`
@@ -175,6 +183,16 @@ type Mirrors struct {
 
 	Place string `yaml:"-"` // the file
 }
+
+// Files is a prefix below which files may be fetched.
+type Files struct {
+	Prefix string            `yaml:"prefix"`           // https://host/path/, as Dockerfiles name it
+	From   URLs              `yaml:"from,omitempty"`   // what stands in its place, tried in order; default the prefix
+	SHA256 map[string]string `yaml:"sha256,omitempty"` // hex, by path below the prefix
+}
+
+// URLs is one URL or a list of them.
+type URLs []string
 
 // Setting is "auto" (the ordinary client configuration decides) or URLs.
 type Setting struct {

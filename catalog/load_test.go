@@ -223,6 +223,11 @@ func TestWrongMirrorsAndStages(t *testing.T) {
 	checkWrong(t, []wrong{
 		{"not a URL", "mirrors.yaml", "https://go.test/", "go.test", "cat/mirrors.yaml:3", "not an http or https URL"},
 		{"credentials", "mirrors.yaml", "https://go.test/", "https://a:b@go.test/", "cat/mirrors.yaml:3", "credentials"},
+		{"git host", "mirrors.yaml", "go: https://go.test/", "git:\n  https://x.test: https://y.test", "cat/mirrors.yaml:4", "not a host"},
+		{"git mirror", "mirrors.yaml", "go: https://go.test/", "git:\n  x.test: y.test", "cat/mirrors.yaml:4", "not an http or https URL"},
+		{"file prefix", "mirrors.yaml", "go: https://go.test/", "files:\n- prefix: https://x.test/a", "cat/mirrors.yaml:4", "not a prefix"},
+		{"file checksum", "mirrors.yaml", "go: https://go.test/", "files:\n- prefix: https://x.test/\n  sha256: {a: b}", "cat/mirrors.yaml:5", "not a sha256"},
+		{"snapshot", "mirrors.yaml", "go: https://go.test/", "snapshot: https://x.test/{archive}", "cat/mirrors.yaml:3", "where the time goes"},
 		{"mapping", "mirrors.yaml", "https://go.test/", "{url: x}", "cat/mirrors.yaml:3", "auto, a URL or a list"},
 		{"stage twice", "stages.yaml", "name: staging", "name: quarantine", "cat/stages.yaml:5", "twice"},
 		{"first with a policy", "stages.yaml", "registry: embedded", "registry: embedded\n    policy: staging", "cat/stages.yaml:3", "first stage"},

@@ -1,6 +1,28 @@
 package catalog
 
-import "strings"
+import (
+	"maps"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+)
+
+var (
+	gitHostPattern = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]*(:\d+)?(/[A-Za-z0-9._~-]+)*$`)
+	hexPattern     = regexp.MustCompile(`^[a-f0-9]{64}$`)
+)
+
+// UnmarshalYAML reads one URL or a list.
+func (u *URLs) UnmarshalYAML(n *yaml.Node) error {
+	if n.Kind == yaml.ScalarNode {
+		*u = URLs{n.Value}
+		return nil
+	}
+	return n.Decode((*[]string)(u))
+}
 
 func (l *loader) loadMirrors() {
 	m := &l.cat.Mirrors
@@ -19,6 +41,8 @@ func (l *loader) loadMirrors() {
 			}
 		}
 	}
+	l.checkGit(s, m.Git)
+	l.checkFiles(s, m.Files)
 	if problem := checkSnapshot(m.Snapshot); m.Snapshot != "" && problem != "" {
 		l.fail(s.at("snapshot"), "%s: %s", userinfo.ReplaceAllString(m.Snapshot, "//…@"), problem).Remedy = "write the address of a Debian mirror that keeps snapshots, as http://snapshot.example/archive/{archive}/{timestamp}"
 	}
@@ -37,4 +61,45 @@ func checkSnapshot(template string) string {
 		return "it does not say where the time goes"
 	}
 	return checkURL(filled)
+}
+
+// checkGit checks where git repositories are mirrored.
+func (l *loader) checkGit(s source, git map[string]URLs) {
+	for _, host := range slices.Sorted(maps.Keys(git)) {
+		if !gitHostPattern.MatchString(host) {
+			l.fail(s.at("git", host), "%q is not a host", host).Remedy = "write the host Dockerfiles name, or host/path, without a scheme"
+		}
+		l.checkURLs(s.at("git", host), git[host])
+	}
+}
+
+func (l *loader) checkURLs(place string, urls URLs) {
+	if len(urls) == 0 {
+		l.fail(place, "no URL").Remedy = "write the mirror's http or https URL"
+	}
+	for _, u := range urls {
+		if problem := checkURL(u); problem != "" {
+			l.fail(place, "%s: %s", userinfo.ReplaceAllString(u, "//…@"), problem).Remedy = "write the mirror's http or https URL without credentials (those belong in netrc)"
+		}
+	}
+}
+
+// checkFiles checks prefixes and checksums, and fills in where files come from.
+func (l *loader) checkFiles(s source, files []Files) {
+	for i := range files {
+		f, n := &files[i], strconv.Itoa(i)
+		if problem := checkURL(f.Prefix); problem != "" || !strings.HasSuffix(f.Prefix, "/") || strings.ContainsAny(f.Prefix, "?#") {
+			l.fail(s.at("files", n, "prefix"), "%q is not a prefix of URLs", userinfo.ReplaceAllString(f.Prefix, "//…@")).Remedy = "write it as https://host/path/, with a slash at its end"
+			continue
+		}
+		if f.From == nil {
+			f.From = URLs{f.Prefix}
+		}
+		l.checkURLs(s.at("files", n, "from"), f.From)
+		for _, path := range slices.Sorted(maps.Keys(f.SHA256)) {
+			if !hexPattern.MatchString(f.SHA256[path]) {
+				l.fail(s.at("files", n, "sha256", path), "%q is not a sha256", f.SHA256[path]).Remedy = "write 64 lower-case hex digits"
+			}
+		}
+	}
 }

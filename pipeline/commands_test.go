@@ -144,10 +144,10 @@ func setJSON(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // server starts a web server and puts its host:port into a variable: server
-// 401|hang|down|DIR NAME.
+// 401|hang|down|git:DIR|DIR NAME.
 func server(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
-		ts.Fatalf("usage: server 401|hang|down|DIR NAME")
+		ts.Fatalf("usage: server 401|hang|down|git:DIR|DIR NAME")
 	}
 	release := make(chan struct{})
 	var h http.Handler
@@ -172,6 +172,9 @@ func server(ts *testscript.TestScript, neg bool, args []string) {
 		return
 	default:
 		h = http.FileServer(http.Dir(ts.MkAbs(args[0])))
+		if dir, ok := strings.CutPrefix(args[0], "git:"); ok {
+			h = gitBackend(ts.MkAbs(dir))
+		}
 	}
 	s := httptest.NewServer(h)
 	ts.Defer(func() { close(release); s.CloseClientConnections(); s.Close() })

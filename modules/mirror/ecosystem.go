@@ -29,14 +29,19 @@ type ecosystem struct {
 	serve func(g *Gateway, w http.ResponseWriter, r *http.Request, rel string)
 	// pinned is where a file a lock names may be had from one mirror, in order;
 	// nil: where want says.
-	pinned func(s *Set, ctx context.Context, up upstream, rel string, h http.Header) []want
+	pinned  func(s *Set, ctx context.Context, up upstream, rel string, h http.Header) []want
+	posts   bool // its clients also send POST requests to read
+	ownLock bool // serve sees to locks itself
+	// upstreams is where one file may be had, and its path there; nil: at every
+	// mirror of the setting.
+	upstreams func(s *Set, rel string) (ups []upstream, below string, ok bool)
 	// route finds addresses of its own other than its mirrors'; nil: none.
 	route func(s *Set, hostPath string) (rel string, ok bool)
 }
 
 // ecosystems lists them in the order they are shown and asked in.
 func ecosystems() []ecosystem {
-	return []ecosystem{debianEcosystem(), goEcosystem(), npmEcosystem(), ociEcosystem(), pypiEcosystem()}
+	return []ecosystem{debianEcosystem(), goEcosystem(), npmEcosystem(), ociEcosystem(), pypiEcosystem(), gitEcosystem(), filesEcosystem()}
 }
 
 // Ecosystems is the names of all of them, in the order to show them in.

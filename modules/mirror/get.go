@@ -36,6 +36,7 @@ type want struct {
 	fresh  time.Duration   // how long a copy needs no asking; 0: always asked
 	stale  bool            // a copy may stand in when the mirror cannot be asked
 	header http.Header     // what to accept
+	body   []byte          // it is asked for by POST of this; nil: by GET
 	also   []*url.URL      // where else the same file is, for when the transfer breaks off
 	accept string          // part of the key where the answer depends on header
 	purl   string
@@ -159,7 +160,7 @@ func (s *Set) open(ctx context.Context, w want, prior *store.Entry, a store.Atte
 		}
 	}
 	h := conditions(w.header, prior, a)
-	resp, err := s.client.Get(ctx, u, h)
+	resp, err := s.client.Do(ctx, u, h, w.body)
 	if err != nil && w.token != nil {
 		if again, ok := w.token(ctx, err); ok {
 			resp, err = s.client.Get(again, u, h)

@@ -12,6 +12,7 @@ import (
 
 	"drydock/modules/artifact"
 	"drydock/modules/mirror/internal/fetch"
+	"drydock/modules/mirror/internal/gitpack"
 	"drydock/modules/mirror/lockfile"
 )
 
@@ -82,6 +83,7 @@ type lockSet struct {
 
 	pins   map[string]lockfile.Material
 	absent map[string]bool
+	refs   map[string][]gitpack.Ref // of a growing lock: what was told of repositories
 }
 
 // Enforce holds the steps whose RUN has the key's LockMounts to a lock: file is
@@ -299,6 +301,10 @@ func (g *Gateway) pinnedWants(ctx context.Context, pin lockfile.Material, rel st
 // content store may have the file all the same.
 func (g *Gateway) pinnedUpstreams(ctx context.Context, pin lockfile.Material, rel string) ([]upstream, string, error) {
 	ups, below, err := g.set.candidates(ctx, Request{Ecosystem: pin.Ecosystem, Path: rel, SHA256: pin.Digest})
+	if eco, _ := ecosystemOf(pin.Ecosystem); eco.upstreams != nil {
+		ups, below, _ = eco.upstreams(g.set, rel)
+		err = nil
+	}
 	if pin.Ecosystem == Npm && err == nil {
 		ups, err = g.set.npmUpstreams(ctx, rel)
 	}

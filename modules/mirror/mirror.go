@@ -27,6 +27,8 @@ const (
 	Npm    = "npm"
 	OCI    = "oci"
 	PyPI   = "pypi"
+	Git    = "git"
+	Files  = "files"
 )
 
 // ErrNotFound is in the chain of an error when the mirror answered that it
@@ -43,9 +45,25 @@ type Setting struct {
 	URLs []string // explicit; they win over Auto
 }
 
+// GitMirror says where git repositories are mirrored.
+type GitMirror struct {
+	Prefix string   // host, or host and path, as Dockerfiles name repositories
+	URLs   []string // what stands in its place, tried in order
+}
+
+// FileMirror allows files below a prefix.
+type FileMirror struct {
+	Prefix string            // as Dockerfiles name it: https://host/path/
+	URLs   []string          // what stands in its place, tried in order
+	SHA256 map[string]string // hex, by path below the prefix
+}
+
 // Config is mirrors.yaml as far as this package is concerned.
 type Config struct {
 	Debian, Go, Npm, OCI, PyPI Setting
+
+	Files []FileMirror // files by checksum
+	Git   []GitMirror  // hosts whose repositories may be fetched from; others are refused
 
 	Suite   string // Debian suite wanted; "" is the suites found (explicit URLs: stable)
 	Trust   string // PEM file added to the system's certificate pool; "" is none

@@ -45,7 +45,7 @@ func (g *Gateway) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	case isAudit(route):
 		// npm asks for advisories with every install and does without them.
 		answer(w, http.StatusNotFound, "advisories come from drydock's own scan")
-	case r.Method != http.MethodGet && r.Method != http.MethodHead:
+	case r.Method != http.MethodGet && r.Method != http.MethodHead && !(r.Method == http.MethodPost && posts(route)):
 		g.refuse(w, r, fetch.Redact(target), "mirrors are read, never written to ("+r.Method+")")
 	default:
 		g.dispatch(w, r, route)
@@ -78,6 +78,12 @@ func answer(w http.ResponseWriter, code int, text string) {
 type route struct {
 	ecosystem string
 	rel       string // Debian: "<archive>/…"
+}
+
+// posts says whether clients of a route's ecosystem read by POST, too.
+func posts(r route) bool {
+	e, _ := ecosystemOf(r.ecosystem)
+	return e.posts
 }
 
 // isAudit recognises npm's advisory requests.
@@ -211,10 +217,11 @@ func (g *Gateway) dispatch(w http.ResponseWriter, r *http.Request, to route) {
 	asked := askedPath(to.ecosystem, rel, r.Header)
 	r = r.WithContext(context.WithValue(ctx, askedKey{}, lockfile.Absent{Ecosystem: to.ecosystem, Path: asked}))
 	ctx = r.Context()
-	if g.serveLocked(w, r, to.ecosystem, rel, asked) {
+	eco, _ := ecosystemOf(to.ecosystem)
+	if !eco.ownLock && g.serveLocked(w, r, to.ecosystem, rel, asked) {
 		return
 	}
-	if eco, _ := ecosystemOf(to.ecosystem); eco.serve != nil {
+	if eco.serve != nil {
 		eco.serve(g, w, r, rel)
 		return
 	}

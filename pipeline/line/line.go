@@ -8,10 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -198,8 +200,16 @@ func (l *Line) note(format string, args ...any) {
 func (l *Line) openMirrors() (*mirror.Set, error) {
 	m := l.cfg.Catalog.Mirrors
 	setting := func(s catalog.Setting) mirror.Setting { return mirror.Setting{Auto: s.Auto, URLs: s.URLs} }
+	var git []mirror.GitMirror
+	for _, host := range slices.Sorted(maps.Keys(m.Git)) {
+		git = append(git, mirror.GitMirror{Prefix: host, URLs: m.Git[host]})
+	}
+	var files []mirror.FileMirror
+	for _, f := range m.Files {
+		files = append(files, mirror.FileMirror{Prefix: f.Prefix, URLs: f.From, SHA256: f.SHA256})
+	}
 	return mirror.Discover(l.ctx, mirror.Config{
-		Debian: setting(m.Debian), Go: setting(m.Go), Npm: setting(m.Npm), OCI: setting(m.OCI), PyPI: setting(m.PyPI),
+		Debian: setting(m.Debian), Go: setting(m.Go), Npm: setting(m.Npm), OCI: setting(m.OCI), PyPI: setting(m.PyPI), Git: git, Files: files,
 		Suite: m.Suite, Trust: l.trust(), Place: m.Place, Offline: l.cfg.Offline,
 		At: l.cfg.At, Snapshot: m.Snapshot, NoStale: l.cfg.NoStale,
 	}, mirror.Host{Environ: l.cfg.Environ}, l.cfg.Cache)

@@ -37,13 +37,16 @@ func gatewayEnv(n Network) []string {
 		direct += "," + strings.Join(h.Names, ",")
 	}
 	base := "http://" + initproc.GatewayHost
-	env := make([]string, 0, 12)
+	env := make([]string, 0, 20)
 	for _, k := range []string{"http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"} {
 		env = append(env, k+"="+base+":80")
 	}
 	return append(env, "no_proxy="+direct, "NO_PROXY="+direct,
 		"GOPROXY="+base+"/go", "npm_config_registry="+base+"/npm/",
-		"PIP_INDEX_URL="+base+"/pypi/simple/", "PIP_TRUSTED_HOST="+initproc.GatewayHost, "PIP_DISABLE_PIP_VERSION_CHECK=1")
+		"PIP_INDEX_URL="+base+"/pypi/simple/", "PIP_TRUSTED_HOST="+initproc.GatewayHost, "PIP_DISABLE_PIP_VERSION_CHECK=1",
+		// git(1): addresses as Dockerfiles have them are the gateway's
+		"GIT_CONFIG_COUNT=2", "GIT_CONFIG_KEY_0=url."+base+"/git/.insteadOf", "GIT_CONFIG_VALUE_0=https://",
+		"GIT_CONFIG_KEY_1=url."+base+"/git/.insteadOf", "GIT_CONFIG_VALUE_1=ssh://git@")
 }
 
 // hello is the first line of every connection to the gateway.

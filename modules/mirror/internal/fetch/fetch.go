@@ -4,6 +4,7 @@
 package fetch
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -235,12 +236,17 @@ var errStalled = errors.New("no answer")
 // the URL without secrets, with a *StatusError in its chain if the mirror did
 // answer. Reading the body fails when it makes no progress.
 func (c *Client) Get(ctx context.Context, u *url.URL, header http.Header) (*http.Response, error) {
+	return c.Do(ctx, u, header, nil)
+}
+
+// Do is Get, or POST of a body that changes nothing there.
+func (c *Client) Do(ctx context.Context, u *url.URL, header http.Header, body []byte) (*http.Response, error) {
 	if c.offline {
 		return nil, c.Explain(ctx, u, ErrOffline)
 	}
 	wait := backoff
 	for n := 1; ; n++ {
-		resp, err := c.once(ctx, u, header)
+		resp, err := c.once(ctx, u, header, body)
 		if err == nil {
 			return resp, nil
 		}
@@ -256,10 +262,14 @@ func (c *Client) Get(ctx context.Context, u *url.URL, header http.Header) (*http
 	}
 }
 
-func (c *Client) once(ctx context.Context, u *url.URL, header http.Header) (*http.Response, error) {
+func (c *Client) once(ctx context.Context, u *url.URL, header http.Header, body []byte) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	watch := time.AfterFunc(c.stall, func() { cancel(errStalled) })
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	method, content := http.MethodGet, io.Reader(nil)
+	if body != nil {
+		method, content = http.MethodPost, bytes.NewReader(body)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), content)
 	if err != nil {
 		cancel(nil)
 		return nil, errors.New("not a URL")
