@@ -50,6 +50,9 @@ type settings struct {
 	project    *catalog.Project
 	catalogRef catalogref.Ref
 
+	MirrorQuota string `json:"mirrorQuota"` // "" is a share of the disk
+	mirrorQuota int64  // MirrorQuota in bytes
+
 	at      time.Time // what mirrors are taken as of; zero is now
 	noStale bool      // a copy never stands in for a mirror that cannot be asked
 
@@ -103,6 +106,7 @@ func engineFlags() []cli.Flag {
 		quotaFlag(),
 		str("step-limits", "", "what one step may take, as `LIMITS`: memory=4GiB,processes=4096,disk=20GiB,free-disk=1GiB,files=1024,output=64MiB (any of them; for the defaults see README)"),
 		&cli.StringFlag{Name: "landlock-abi", Hidden: true, Usage: "use `N` of Landlock's versions at most, in tests", EnvVars: env("landlock-abi")},
+		mirrorQuotaFlag(),
 		str("cache-from", "", "start from results of builds elsewhere: `CACHES` separated by spaces, each DIR, type=local,src=DIR or type=registry,ref=REF"),
 		str("cache-to", "", "leave the results for builds elsewhere in `CACHES`; a change request's are kept apart, and read by no branch, tag or schedule"),
 		boolean("fail-fast", "stop everything at the first failure"),
@@ -132,7 +136,7 @@ func readSettings(c *cli.Context, args, environ []string) (settings, error) {
 		Images: append([]string{}, c.StringSlice("image")...), Progress: c.String("progress"), JSON: c.Bool("json"),
 		Engine: c.String("engine"), Tier: c.String("tier"), Trigger: c.String("trigger"), Changed: c.String("changed"),
 		FailFast: c.Bool("fail-fast"), Egress: c.String("egress"), Locked: c.Bool("locked"), Offline: c.Bool("offline"), Jobs: c.Int("jobs"),
-		CacheQuota: c.String("cache-quota"), CacheFrom: c.String("cache-from"), CacheTo: c.String("cache-to"),
+		CacheQuota: c.String("cache-quota"), MirrorQuota: c.String("mirror-quota"), CacheFrom: c.String("cache-from"), CacheTo: c.String("cache-to"),
 		StepLimits: c.String("step-limits"),
 	}
 	var err error
@@ -149,6 +153,9 @@ func readSettings(c *cli.Context, args, environ []string) (settings, error) {
 		return s, err
 	}
 	if s.landlock, err = parseABI("landlock-abi", c.String("landlock-abi")); err != nil {
+		return s, err
+	}
+	if s.mirrorQuota, err = parseSize("mirror-quota", s.MirrorQuota); err != nil {
 		return s, err
 	}
 	if err := s.setDirs(c.String("state"), environ); err != nil {

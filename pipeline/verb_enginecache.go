@@ -2,11 +2,13 @@ package main
 
 import (
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"drydock/modules/engine"
+	"drydock/modules/mirror"
 )
 
 func (p *program) engineCacheVerbs() []*cli.Command {
@@ -15,7 +17,7 @@ func (p *program) engineCacheVerbs() []*cli.Command {
 			Name: "status", Usage: "show tier, cache directory, what it holds and who uses it",
 			Description: `Asks the running engine. Where none runs one is started to be asked, if the
 host lets it.`,
-			Flags: append(commonFlags(), quotaFlag()), Action: p.verb(p.engineStatus),
+			Flags: append(commonFlags(), quotaFlag(), mirrorQuotaFlag()), Action: p.verb(p.engineStatus),
 		},
 		{
 			Name: "prune", Usage: "remove what the embedded engine has cached, by age, size or all of it",
@@ -23,9 +25,13 @@ host lets it.`,
 time to time. With --older-than only what was not used for that long, with
 --max-size the least used first, and only until that much is left; with both,
 both. Works beside running builds: what they use stays. --all removes the
-whole directory, or, while an engine runs, all that no build uses. Registries,
-keys, fetched packages and remembered results stay in any case.`,
-			Flags: append(commonFlags(), quotaFlag(),
+whole directory, or, while an engine runs, all that no build uses. With
+--packages it is what was fetched from mirrors that goes, by the same flags, in
+place of what the engine cached; without another flag what is over
+--mirror-quota, as every run does at its end. Locks may name files no mirror
+serves any more. Registries, keys and remembered results stay in any case.`,
+			Flags: append(commonFlags(), quotaFlag(), mirrorQuotaFlag(),
+				boolean("packages", "remove what was fetched from mirrors in place of what the engine cached"),
 				&cli.StringFlag{
 					Name: "max-size", Aliases: []string{"keep-storage"}, EnvVars: env("max-size"),
 					Usage: "remove until no more than `SIZE` is left: 20GB, 1.5GiB",
@@ -36,6 +42,11 @@ keys, fetched packages and remembered results stay in any case.`,
 			Action: p.verb(p.enginePrune),
 		},
 	}
+}
+
+// mirrorQuotaFlag is for every verb that may fetch from mirrors.
+func mirrorQuotaFlag() cli.Flag {
+	return str("mirror-quota", "", "how much of what was fetched from mirrors is kept, as `SIZE` (default: a tenth of the disk); the least recently used goes")
 }
 
 // quotaFlag is for every verb that may start an engine.
@@ -50,7 +61,24 @@ type engineState struct {
 	Files     int    `json:"files"`
 	DiskBytes int64  `json:"bytes"` // all files of the directory
 	engine.Status
-	Problem string `json:"problem,omitempty"` // why nothing is known of the records
+	Store   storeState `json:"store"`
+	Problem string     `json:"problem,omitempty"` // why nothing is known of the records
+}
+
+// storeState is what was fetched from mirrors.
+type storeState struct {
+	Files int   `json:"files"`
+	Bytes int64 `json:"bytes"`
+	Quota int64 `json:"quota"` // bytes; 0 is not known
+}
+
+func readStore(s settings) (storeState, error) {
+	u, err := mirror.Stored(s.Cache)
+	st := storeState{Files: u.Files, Bytes: u.Bytes, Quota: s.mirrorQuota}
+	if st.Quota == 0 {
+		st.Quota = mirror.DefaultQuota(s.Cache)
+	}
+	return st, err
 }
 
 func (p *program) engineStatus(c *cli.Context, s settings) error {
@@ -64,6 +92,9 @@ func (p *program) engineStatus(c *cli.Context, s settings) error {
 	st := engineState{Version: 1, Tier: probe.Tier, Directory: engine.StateDir(s.Cache)}
 	st.DiskBytes, st.Files = measure(st.Directory)
 	st.Clients = []engine.ClientStatus{}
+	if st.Store, err = readStore(s); err != nil {
+		return err
+	}
 	if st.Files > 0 {
 		st.Status, err = engine.ReadStatus(c.Context, p.engineConfig(s))
 		if err != nil {
@@ -81,6 +112,7 @@ func (p *program) engineStatus(c *cli.Context, s settings) error {
 	case st.Files > 0:
 		fmt.Fprintf(p.out, "records    %d with %.1f MB, %d in use (quota %.1f GB)\n", st.Records, float64(st.Bytes)/1e6, st.InUse, float64(st.Quota)/1e9)
 	}
+	fmt.Fprintf(p.out, "packages   %.1f MB in %d files from mirrors (quota %.1f GB)\n", float64(st.Store.Bytes)/1e6, st.Store.Files, float64(st.Store.Quota)/1e9)
 	if !st.Running {
 		fmt.Fprintln(p.out, "running    no")
 		return nil
@@ -124,6 +156,9 @@ func (p *program) enginePrune(c *cli.Context, s settings) error {
 	if c.IsSet("max-size") && o.MaxSize == 0 {
 		return badValue("max-size", c.String("max-size"), "would leave nothing", "give --all to remove everything")
 	}
+	if c.Bool("packages") {
+		return p.prunePackages(s, o)
+	}
 	dir := engine.StateDir(s.Cache)
 	out := pruned{Version: 1, Directory: dir}
 	before, files := measure(dir)
@@ -147,5 +182,33 @@ func (p *program) enginePrune(c *cli.Context, s settings) error {
 		return printJSON(p.out, out)
 	}
 	fmt.Fprintln(p.out, what)
+	return nil
+}
+
+// prunePackages removes what was fetched from mirrors.
+func (p *program) prunePackages(s settings, o engine.PruneOptions) error {
+	out := pruned{Version: 1, Directory: filepath.Join(s.Cache, "mirror")}
+	var gone mirror.StoreUsage
+	var err error
+	switch {
+	case o.All:
+		gone, err = mirror.EmptyStore(s.Cache)
+	case o.MaxSize == 0 && o.OlderThan == 0:
+		st, serr := readStore(s)
+		if serr != nil {
+			return serr
+		}
+		gone, err = mirror.PruneStore(s.Cache, mirror.StorePrune{MaxBytes: st.Quota})
+	default:
+		gone, err = mirror.PruneStore(s.Cache, mirror.StorePrune{MaxBytes: o.MaxSize, OlderThan: o.OlderThan})
+	}
+	if err != nil {
+		return err
+	}
+	out.Records, out.Bytes = gone.Files, gone.Bytes
+	if s.JSON {
+		return printJSON(p.out, out)
+	}
+	fmt.Fprintf(p.out, "removed %d files, %.1f MB, from %s\n", gone.Files, float64(gone.Bytes)/1e6, out.Directory)
 	return nil
 }

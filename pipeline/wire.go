@@ -83,7 +83,7 @@ func (p *program) open(ctx context.Context, s settings) (*session, error) {
 		Catalog: out.catalog, CatalogDir: out.dir, ProjectDir: s.projectDir(), Cache: s.Cache, Data: s.Data, Keys: s.Keys, Out: s.Out,
 		Engine: s.Engine, Tier: s.Tier, Locked: s.Locked, Offline: s.Offline, Observe: s.Egress == egressObserve, FailFast: s.FailFast, Jobs: s.Jobs, Environ: p.environ, LookupEnv: p.lookup, CI: out.ci,
 		Trigger: string(out.trigger), State: out.state, Version: version, Now: time.Now(), Sink: sink, Hide: sink.Hide,
-		Log: engineLog(s), Quota: s.quota, StepLimits: s.limits, LandlockABI: s.landlock, CacheFrom: s.imports, CacheTo: s.exports, At: s.at, NoStale: s.noStale,
+		Log: engineLog(s), Quota: s.quota, MirrorQuota: s.mirrorQuota, StepLimits: s.limits, LandlockABI: s.landlock, CacheFrom: s.imports, CacheTo: s.exports, At: s.at, NoStale: s.noStale,
 	})
 	return out, nil
 }

@@ -76,10 +76,11 @@ type Config struct {
 
 	again *again // set by Rebuild
 
-	Quota int64 // how much an embedded engine keeps, in bytes; 0 is a share of the disk
 	// StepLimits bound each step; a field that is 0 has engine.Limits' default.
 	StepLimits  engine.Limits
-	LandlockABI int // as engine.Config's, for tests
+	LandlockABI int   // as engine.Config's, for tests
+	Quota       int64 // how much an embedded engine keeps, in bytes; 0 is a share of the disk
+	MirrorQuota int64 // how much of what was fetched from mirrors is kept, likewise
 }
 
 // Line is one wired pipeline. Nothing is opened before it is wanted: a run in
@@ -208,11 +209,20 @@ func (l *Line) openMirrors() (*mirror.Set, error) {
 	for _, f := range m.Files {
 		files = append(files, mirror.FileMirror{Prefix: f.Prefix, URLs: f.From, SHA256: f.SHA256})
 	}
-	return mirror.Discover(l.ctx, mirror.Config{
+	set, err := mirror.Discover(l.ctx, mirror.Config{
 		Debian: setting(m.Debian), Go: setting(m.Go), Npm: setting(m.Npm), OCI: setting(m.OCI), PyPI: setting(m.PyPI), Git: git, Files: files,
 		Suite: m.Suite, Trust: l.trust(), Place: m.Place, Offline: l.cfg.Offline,
 		At: l.cfg.At, Snapshot: m.Snapshot, NoStale: l.cfg.NoStale,
 	}, mirror.Host{Environ: l.cfg.Environ}, l.cfg.Cache)
+	if err != nil {
+		return nil, err
+	}
+	end, err := set.Use(l.cfg.Cache, l.cfg.MirrorQuota)
+	if err != nil {
+		return nil, err
+	}
+	l.onClose(end)
+	return set, nil
 }
 
 // source is the folder an image's paths are relative to.

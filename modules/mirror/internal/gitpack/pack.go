@@ -325,29 +325,38 @@ func patch(base, delta []byte) ([]byte, error) {
 			out = append(out, part...)
 			continue
 		}
-		var args [7]uint64
-		for i := range args {
-			if op&(1<<i) == 0 {
-				continue
-			}
-			b, err := d.ReadByte()
-			if err != nil {
-				return nil, bad
-			}
-			args[i] = uint64(b)
-		}
-		start := args[0] | args[1]<<8 | args[2]<<16 | args[3]<<24
-		n := args[4] | args[5]<<8 | args[6]<<16
-		if n == 0 {
-			n = 0x10000
-		}
-		if start+n > uint64(len(base)) || uint64(len(out))+n > size {
+		part, err := copied(op, d, base)
+		if err != nil || uint64(len(out)+len(part)) > size {
 			return nil, bad
 		}
-		out = append(out, base[start:start+n]...)
+		out = append(out, part...)
 	}
 	if uint64(len(out)) != size {
 		return nil, bad
 	}
 	return out, nil
+}
+
+// copied is the part of the base that a copy instruction of a delta names.
+func copied(op byte, d *bytes.Reader, base []byte) ([]byte, error) {
+	var args [7]uint64
+	for i := range args {
+		if op&(1<<i) == 0 {
+			continue
+		}
+		b, err := d.ReadByte()
+		if err != nil {
+			return nil, err
+		}
+		args[i] = uint64(b)
+	}
+	start := args[0] | args[1]<<8 | args[2]<<16 | args[3]<<24
+	n := args[4] | args[5]<<8 | args[6]<<16
+	if n == 0 {
+		n = 0x10000
+	}
+	if start+n > uint64(len(base)) {
+		return nil, errors.New("a copy from beyond the base")
+	}
+	return base[start : start+n], nil
 }

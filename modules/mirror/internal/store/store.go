@@ -85,6 +85,7 @@ func (s *Store) Blob(d artifact.Digest, size int64) (path string, n int64, ok bo
 		}
 		s.setVerified(hexsum)
 	}
+	used(path, st)
 	return path, st.Size(), true
 }
 
