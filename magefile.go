@@ -83,6 +83,13 @@ func (Bench) Engine() error {
 	return sh.RunWithV(withoutCgo, "go", "run", "./internal/bench/enginebench", "-out", "out/bench/engine.json", "-cache", ".drydock/bench/cache")
 }
 
+// Mirror measures the gateway's content store beside nginx's proxy_cache (of
+// apt-get install nginx) and writes ratios of medians to out/bench/mirror.json;
+// it fails below 0.9 or when memory grows. Run it on an idle machine.
+func (Bench) Mirror() error {
+	return sh.RunWithV(withoutCgo, "go", "run", "./internal/bench/mirrorbench", "-out", "out/bench/mirror.json")
+}
+
 func options(file string) bench.Options {
 	dir, err := os.Getwd()
 	if err != nil {

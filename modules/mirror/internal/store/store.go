@@ -27,14 +27,24 @@ type Store struct {
 	dir string
 
 	mu       sync.Mutex
-	verified map[string]bool    // hex digests hashed or written by this process
-	flights  map[string]*Flight // by flight key
+	verified map[string]bool      // hex digests hashed or written by this process
+	flights  map[string]*Flight   // by flight key
+	entries  map[string]keptEntry // by key: what was read, while its file stays what it was
 }
+
+// keptEntry is an entry and what its file was when it was read.
+type keptEntry struct {
+	Entry
+	file os.FileInfo
+}
+
+// entriesKept bounds how many entries are held in memory.
+const entriesKept = 4096
 
 // Open uses a directory, made when first written to. Leftovers of killed
 // processes older than a day are removed.
 func Open(dir string) *Store {
-	s := &Store{dir: dir, verified: map[string]bool{}, flights: map[string]*Flight{}}
+	s := &Store{dir: dir, verified: map[string]bool{}, flights: map[string]*Flight{}, entries: map[string]keptEntry{}}
 	if left, err := os.ReadDir(s.tmp()); err == nil {
 		for _, e := range left {
 			if st, err := e.Info(); err == nil && time.Since(st.ModTime()) > 24*time.Hour {
@@ -116,8 +126,7 @@ func (s *Store) entryPath(key string) string {
 // Entry finds what was last seen under a key, if its blob is still there. A
 // damaged entry is none.
 func (s *Store) Entry(key string) (e Entry, path string, ok bool) {
-	b, err := os.ReadFile(s.entryPath(key))
-	if err != nil || json.Unmarshal(b, &e) != nil || e.Version != 1 || e.Key != key {
+	if e, ok = s.readEntry(key); !ok {
 		return Entry{}, "", false
 	}
 	path, n, ok := s.Blob(e.Digest, 0)
@@ -125,6 +134,34 @@ func (s *Store) Entry(key string) (e Entry, path string, ok bool) {
 		return Entry{}, "", false
 	}
 	return e, path, true
+}
+
+// readEntry reads what was last seen under a key. Another process may write it
+// anew, by a rename: its file is then another.
+func (s *Store) readEntry(key string) (Entry, bool) {
+	path := s.entryPath(key)
+	st, err := os.Stat(path)
+	if err != nil {
+		return Entry{}, false
+	}
+	s.mu.Lock()
+	kept, ok := s.entries[key]
+	s.mu.Unlock()
+	if ok && os.SameFile(kept.file, st) && kept.file.ModTime().Equal(st.ModTime()) && kept.file.Size() == st.Size() {
+		return kept.Entry, true
+	}
+	var e Entry
+	b, err := os.ReadFile(path)
+	if err != nil || json.Unmarshal(b, &e) != nil || e.Version != 1 || e.Key != key {
+		return Entry{}, false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.entries) >= entriesKept {
+		clear(s.entries)
+	}
+	s.entries[key] = keptEntry{e, st}
+	return e, true
 }
 
 func (s *Store) putEntry(e Entry) error {
