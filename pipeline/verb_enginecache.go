@@ -142,19 +142,9 @@ func (p *program) enginePrune(c *cli.Context, s settings) error {
 	if err := noArguments(c); err != nil {
 		return err
 	}
-	o := engine.PruneOptions{All: c.Bool("all")}
-	var err error
-	if o.MaxSize, err = parseSize("max-size", c.String("max-size")); err != nil {
+	o, err := pruneOptions(c)
+	if err != nil {
 		return err
-	}
-	if o.OlderThan, err = parseAge("older-than", c.String("older-than")); err != nil {
-		return err
-	}
-	if o.All && (c.IsSet("max-size") || c.IsSet("older-than")) {
-		return badValue("all", "", "leaves nothing for --max-size and --older-than to choose", "give one or the other")
-	}
-	if c.IsSet("max-size") && o.MaxSize == 0 {
-		return badValue("max-size", c.String("max-size"), "would leave nothing", "give --all to remove everything")
 	}
 	if c.Bool("packages") {
 		return p.prunePackages(s, o)
@@ -183,6 +173,25 @@ func (p *program) enginePrune(c *cli.Context, s settings) error {
 	}
 	fmt.Fprintln(p.out, what)
 	return nil
+}
+
+// pruneOptions reads what is to go.
+func pruneOptions(c *cli.Context) (engine.PruneOptions, error) {
+	o := engine.PruneOptions{All: c.Bool("all")}
+	var err error
+	if o.MaxSize, err = parseSize("max-size", c.String("max-size")); err != nil {
+		return o, err
+	}
+	if o.OlderThan, err = parseAge("older-than", c.String("older-than")); err != nil {
+		return o, err
+	}
+	if o.All && (c.IsSet("max-size") || c.IsSet("older-than")) {
+		return o, badValue("all", "", "leaves nothing for --max-size and --older-than to choose", "give one or the other")
+	}
+	if c.IsSet("max-size") && o.MaxSize == 0 {
+		return o, badValue("max-size", c.String("max-size"), "would leave nothing", "give --all to remove everything")
+	}
+	return o, nil
 }
 
 // prunePackages removes what was fetched from mirrors.

@@ -182,14 +182,8 @@ func measure(ctx context.Context, nginx string, runs int) (*figures, error) {
 	}
 	defer stopTheirs()
 	f := &figures{Version: 1, Go: runtime.Version(), CPUs: runtime.NumCPU(), Time: time.Now().UTC().Truncate(time.Second), Nginx: version(nginx)}
-	for _, name := range []string{"small", "packages", "large"} {
-		for _, c := range []*client{ours, theirs} {
-			for range 2 { // into the caches, then out of them
-				if _, err := c.fetch(ctx, sets[name], true); err != nil {
-					return nil, err
-				}
-			}
-		}
+	if err := warm(ctx, sets, ours, theirs); err != nil {
+		return nil, err
 	}
 	if f.MemoryBefore, err = ours.memory("VmRSS"); err != nil {
 		return nil, err
@@ -214,4 +208,18 @@ func measure(ctx context.Context, nginx string, runs int) (*figures, error) {
 	f.MemoryPeak, err = ours.memory("VmHWM")
 	fmt.Fprintf(os.Stderr, "memory of the gateway: %d MB, at most %d MB\n", f.MemoryBefore>>20, f.MemoryPeak>>20)
 	return f, err
+}
+
+// warm brings every file into the caches, and out of them once.
+func warm(ctx context.Context, sets map[string][]file, clients ...*client) error {
+	for _, set := range sets {
+		for _, c := range clients {
+			for range 2 {
+				if _, err := c.fetch(ctx, set, true); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
 }
