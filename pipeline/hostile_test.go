@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -193,6 +194,9 @@ func (h *hostile) escapes() error {
 			return err
 		}
 	}
+	if err := h.bombs(); err != nil {
+		return err
+	}
 	evil := "FROM full AS evil\nRUN ln -s " + h.outside + " /out && ln -s " + h.outside + "/secret /stolen && mkdir /d && ln -s " + up + h.outside[1:] + " /d/up\n"
 	for name, dockerfile := range map[string]string{
 		"links":  evil + "FROM evil\nCOPY hostile /out/pwned\nCOPY hostile /d/up/pwned2\nWORKDIR /out/pwned3\n",
@@ -206,6 +210,46 @@ func (h *hostile) escapes() error {
 	return nil
 }
 
+// bombs are archives that become far more than they are.
+func (h *hostile) bombs() error {
+	for name, fill := range map[string]func(*tar.Writer) error{
+		"bomb": func(w *tar.Writer) error {
+			const size = 1 << 30
+			if err := w.WriteHeader(&tar.Header{Name: "zeros", Mode: 0o644, Typeflag: tar.TypeReg, Size: size}); err != nil {
+				return err
+			}
+			_, err := io.CopyN(w, zeros{}, size)
+			return err
+		},
+		"names": func(w *tar.Writer) error {
+			for n := range 100_000 {
+				if err := w.WriteHeader(&tar.Header{Name: fmt.Sprint("f", n), Mode: 0o644, Typeflag: tar.TypeReg}); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	} {
+		if err := h.image(name, "FROM full\nADD bomb.tar.gz /b/\n"); err != nil {
+			return err
+		}
+		f, err := os.Create(filepath.Join(h.dir, "catalog", "images", name, "bomb.tar.gz"))
+		if err != nil {
+			return err
+		}
+		z, _ := gzip.NewWriterLevel(f, gzip.BestSpeed)
+		w := tar.NewWriter(z)
+		if err := errors.Join(fill(w), w.Close(), z.Close(), f.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
+
 // exhaustion are attacks that must end by a limit, which the error names.
 func exhaustion() map[string]struct{ attack, says string } {
 	return map[string]struct{ attack, says string }{
@@ -215,15 +259,23 @@ func exhaustion() map[string]struct{ attack, says string } {
 		"shared":     {"shared 1073741824", "limit memory: it used more than 400 MiB of memory"},
 		"disk":       {"disk 3221225472", "limit disk: it wrote more than 300 MiB"},
 		"unlinked":   {"unlinked 3221225472", "limit disk: it wrote more than 300 MiB"},
+		"bomb":       {"", "limit disk: unpacked it is larger than 300 MiB"},
+		"names":      {"", "limit disk: unpacked it is larger than 300 MiB"},
 		"output":     {"output 1073741824", "limit output: it printed more than 8 MiB"},
 	}
 }
+
+// bounds are the images that try what Landlock bounds.
+func bounds() []string { return []string{"inner", "inneruser", "writes", "innocent"} }
 
 // hostileLimits are low, so that the machine of the tests is not harmed.
 const hostileLimits = "memory=400MiB,processes=300,disk=300MiB,files=1024,output=8MiB"
 
 func (h *hostile) bounded() error {
 	for name, a := range exhaustion() {
+		if a.attack == "" {
+			continue // no RUN
+		}
 		if err := h.image(name, attacked(a.attack)); err != nil {
 			return err
 		}
@@ -290,19 +342,36 @@ func (h *hostile) search(t *testing.T, out string) {
 	}
 }
 
-// TestHostile builds the hostile catalog in each tier.
+// TestHostile builds the hostile catalog in each tier and, with what Landlock
+// has to do with, on older versions of it.
 func TestHostile(t *testing.T) {
 	d := openDock(t)
-	for _, tier := range []string{"T1", "T2"} {
-		t.Run(tier, func(t *testing.T) {
+	for _, c := range []struct {
+		name, tier, abi string
+		images          []string
+	}{
+		{name: "T1", tier: "T1"},
+		{name: "T2", tier: "T2"},
+		{"T2/landlock0", "T2", "0", bounds()},
+		{"T2/landlock1", "T2", "1", bounds()},
+		{"T2/landlock2", "T2", "2", bounds()},
+		{"T2/landlock4", "T2", "4", bounds()},
+		{"T2/landlock6", "T2", "6", bounds()},
+	} {
+		tier := c.tier
+		t.Run(c.name, func(t *testing.T) {
 			h := newHostile(t, tier)
 			environ := []string{
-				`DOCKER_AUTH_CONFIG={"auths":{"registry.invalid":{"auth":"` + h.mark() + `"}}}`, "COSIGN_PASSWORD=" + h.mark(), "DRYDOCK_TIER=" + tier, "DRYDOCK_STEP_LIMITS=" + hostileLimits,
+				`DOCKER_AUTH_CONFIG={"auths":{"registry.invalid":{"auth":"` + h.mark() + `"}}}`, "COSIGN_PASSWORD=" + h.mark(), "DRYDOCK_TIER=" + tier, "DRYDOCK_STEP_LIMITS=" + hostileLimits, "DRYDOCK_LANDLOCK_ABI=" + c.abi,
 			}
 			if err := writeIn(h.dir, "keys/secret", h.mark()); err != nil {
 				t.Fatal(err)
 			}
-			j := d.startWith(t, h.dir, environ, "build", "--json")
+			args := []string{"build", "--json"}
+			for _, name := range c.images {
+				args = append(args, "--image", name)
+			}
+			j := d.startWith(t, h.dir, environ, args...)
 			code := j.exit(t)
 			var s report.Summary
 			if err := json.Unmarshal(j.stdout.Bytes(), &s); err != nil {

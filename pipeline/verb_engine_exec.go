@@ -49,6 +49,12 @@ func (p *program) engineExec(c *cli.Context, s settings) (err error) {
 			Message: "a Dagger Engine has its own way to do this", Remedy: "use dagger run, or --engine embedded",
 		}
 	}
+	if len(s.exports) > 0 {
+		return &artifact.Error{
+			Kind: artifact.KindUsage, Op: "running a program on the engine", Place: "--cache-to " + s.CacheTo,
+			Message: "what a program builds is not exported", Remedy: "leave it out; drydock run and drydock build export theirs",
+		}
+	}
 	program, err := exec.LookPath(words[0])
 	if err != nil {
 		return &artifact.Error{

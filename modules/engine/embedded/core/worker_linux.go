@@ -84,6 +84,11 @@ func (w *boundWorker) ResolveOp(v solver.Vertex, s frontend.FrontendLLBBridge, s
 		}
 		run, err := ops.NewExecOp(v, o, op.Platform, w.CacheMgr, w.ParallelismSem, sm, exec, w.Worker, resources, false)
 		return w.route(run, executor.EmulatedStep(op.Platform, o.Exec.Meta), err)
+	case *pb.Op_File:
+		if unpacks(o.File) {
+			file, err := w.Worker.ResolveOp(v, s, sm, p)
+			return w.route(&unpackOp{Op: file, op: o.File, exec: w.exec}, "", err)
+		}
 	}
 	return w.Worker.ResolveOp(v, s, sm, p)
 }

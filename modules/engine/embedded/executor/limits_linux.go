@@ -74,6 +74,26 @@ func DefaultLimits(root string) Limits {
 	}
 }
 
+// Room is what may be written for a step outside of its process.
+type Room struct {
+	Bytes int64
+	limit string
+	most  int64
+}
+
+// Exceeded says that something is larger.
+func (r Room) Exceeded(said string) string { return exceeded(r.limit, said+" "+sized(r.most)) }
+
+// Room is what a step under the context may write now: its limit, and what the
+// disk has above what must stay free.
+func (e *Executor) Room(ctx context.Context) Room {
+	l := limitsFrom(ctx).over(e.opt.Limits)
+	if free := max(freeDisk(e.opt.Root)-l.FreeDisk, 0); free < l.Disk {
+		return Room{Bytes: free, limit: LimitFreeDisk, most: free}
+	}
+	return Room{Bytes: l.Disk, limit: LimitDisk, most: l.Disk}
+}
+
 func defaultProcesses() int {
 	most := int64(maxProcesses)
 	for _, name := range []string{"/proc/sys/kernel/pid_max", "/proc/sys/kernel/threads-max"} {

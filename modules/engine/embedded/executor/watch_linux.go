@@ -21,6 +21,9 @@ const (
 	// roomTime is how long an ended step may take to give room back, before
 	// another is ended for the same.
 	roomTime = 5 * time.Second
+	// smallDisk is a limit that is counted always: that little the disk loses
+	// unseen when others free some of it.
+	smallDisk = 1 << 30
 	// leastBlame is what a step must have written to be why the disk is full.
 	leastBlame = 1 << 20
 	// scarce: less than this part of the memory is left; the step that has the
@@ -155,7 +158,7 @@ func (w *watch) disk(used map[int]warden.Usage) {
 	var worst *step
 	most := int64(0)
 	for s, v := range w.steps {
-		over := v.free-free > v.limits.Disk/2 && time.Now().After(v.counted)
+		over := (v.free-free > v.limits.Disk/2 || v.limits.Disk < smallDisk) && time.Now().After(v.counted)
 		short := free < v.limits.FreeDisk && time.Now().After(w.roomAt)
 		if v.ended || !over && !short {
 			continue
