@@ -59,7 +59,6 @@ type gitWorld struct {
 	*world
 	bare, work string
 	first      string // commit
-	env        []string
 }
 
 func newGitWorld(t *testing.T) *gitWorld {
