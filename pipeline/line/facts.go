@@ -10,7 +10,6 @@ import (
 
 	"drydock/catalog"
 	"drydock/modules/artifact"
-	"drydock/modules/base"
 	"drydock/modules/mirror"
 	"drydock/pipeline/plan"
 	"drydock/pipeline/report"
@@ -163,23 +162,6 @@ type BaseUpdate struct {
 	Changed []string        `json:"changed"`
 	Lock    string          `json:"lock"`
 	Written bool            `json:"written"`
-}
-
-func (l *Line) writeLock(b catalog.Base, old, lock *base.Lock) (bool, error) {
-	raw, err := lock.Marshal()
-	if err != nil {
-		return false, err
-	}
-	if old != nil {
-		if before, err := old.Marshal(); err == nil && string(before) == string(raw) {
-			return false, nil
-		}
-	}
-	path := filepath.Join(l.cfg.CatalogDir, b.LockPath)
-	if err := results.WriteFile(path, raw); err != nil {
-		return false, &artifact.Error{Kind: artifact.KindUsage, Op: "writing lock", Place: path, Err: err, Remedy: "give a catalog that can be written"}
-	}
-	return true, nil
 }
 
 func (l *Line) chosenBases(names []string) ([]catalog.Base, error) {
