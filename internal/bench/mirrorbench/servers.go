@@ -194,7 +194,7 @@ func start(cmd *exec.Cmd, socket string) (pid int, stop func(), err error) {
 	go func() { ended <- cmd.Wait() }()
 	stop = func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
-		_ = <-ended // it was told to
+		<-ended // it was told to
 	}
 	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		if c, err := net.Dial("unix", socket); err == nil {
