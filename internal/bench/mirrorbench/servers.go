@@ -205,8 +205,8 @@ func start(cmd *exec.Cmd, socket string) (pid int, stop func(), err error) {
 			return cmd.Process.Pid, stop, nil
 		}
 		select {
-		case err := <-ended:
-			return 0, nil, fmt.Errorf("%s ended: %w\n%s", cmd.Path, err, out.String())
+		case <-ended:
+			return 0, nil, fmt.Errorf("%s ended: %s\n%s", cmd.Path, cmd.ProcessState, out.String())
 		default:
 		}
 	}
