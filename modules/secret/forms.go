@@ -69,6 +69,8 @@ func encoded(value []byte) [][]byte {
 	if quoted, err := json.Marshal(string(value)); err == nil {
 		out = append(out, quoted[1:len(quoted)-1])
 	}
+	// alone it is known to the last character
+	out = append(out, []byte(base64.StdEncoding.EncodeToString(value)), []byte(base64.URLEncoding.EncodeToString(value)))
 	for shift := range 3 {
 		out = append(out, inBase64(base64.RawStdEncoding, value, shift), inBase64(base64.RawURLEncoding, value, shift))
 	}
