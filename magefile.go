@@ -90,6 +90,13 @@ func (Bench) Mirror() error {
 	return sh.RunWithV(withoutCgo, "go", "run", "./internal/bench/mirrorbench", "-out", "out/bench/mirror.json")
 }
 
+// Bases measures the bases minimal and full beside mmdebstrap (of apt-get
+// install mmdebstrap) with the same packages, as root, and writes ratios of
+// medians to out/bench/bases.json. Run it on an idle machine.
+func (Bench) Bases(ctx context.Context) error {
+	return bench.Bases(ctx, options("bases.json"))
+}
+
 func options(file string) bench.Options {
 	dir, err := os.Getwd()
 	if err != nil {
