@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -99,13 +98,8 @@ func (o Options) base(ctx context.Context, tmp string, b *BaseFigure) error {
 			b.Ours, b.Mmdebstrap = append(b.Ours, ours), append(b.Mmdebstrap, theirs)
 		}
 	}
-	b.Ratio = middle(b.Ours) / middle(b.Mmdebstrap)
+	b.Ratio = Median(b.Ours) / Median(b.Mmdebstrap)
 	return nil
-}
-
-func middle(runs []float64) float64 {
-	s := slices.Sorted(slices.Values(runs))
-	return s[len(s)/2]
 }
 
 // benchCatalog is a catalog of the base and an image that is nothing more. It

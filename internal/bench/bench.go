@@ -221,7 +221,7 @@ func Noop(ctx context.Context, o Options, state string) error {
 			figures.Runs = append(figures.Runs, took)
 		}
 	}
-	figures.Median = median(figures.Runs)
+	figures.Median = Median(figures.Runs)
 	if err := figures.count(last); err != nil {
 		return err
 	}
@@ -264,7 +264,8 @@ func (f *NoopFigures) judge() error {
 	return nil
 }
 
-func median(runs []float64) float64 {
+// Median is the middle of some figures, 0 of none.
+func Median(runs []float64) float64 {
 	if len(runs) == 0 {
 		return 0
 	}

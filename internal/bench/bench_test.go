@@ -114,7 +114,7 @@ func TestNoopRefusesWhatItDidNotMeasure(t *testing.T) {
 
 func TestMedian(t *testing.T) {
 	for want, runs := range map[float64][]float64{0: nil, 2: {3, 1, 2}, 2.5: {4, 1, 2, 3}} {
-		if got := median(runs); got != want {
+		if got := Median(runs); got != want {
 			t.Errorf("%v: %v", runs, got)
 		}
 	}

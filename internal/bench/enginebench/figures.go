@@ -9,8 +9,9 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"time"
+
+	common "drydock/internal/bench"
 )
 
 var (
@@ -65,7 +66,7 @@ func (f *figures) compare() {
 	for who, all := range f.Milliseconds {
 		f.Medians[who] = map[string]float64{}
 		for what, runs := range all {
-			f.Medians[who][what] = median(runs)
+			f.Medians[who][what] = common.Median(runs)
 		}
 		one, many := f.Medians[who]["one step"], f.Medians[who]["many steps"]
 		if many > 0 {
@@ -99,14 +100,6 @@ func (f *figures) ratio(what, ours, peer string, a, b float64) {
 	r := ratio{What: what, Ours: ours, Peer: peer, Ratio: a / b}
 	f.Ratios = append(f.Ratios, r)
 	fmt.Fprintf(os.Stderr, "%-34s %s / %s = %.2f (%.0f ms / %.0f ms)\n", r.What, r.Ours, r.Peer, r.Ratio, a, b)
-}
-
-func median(runs []float64) float64 {
-	s := slices.Sorted(slices.Values(runs))
-	if n := len(s); n%2 == 0 {
-		return (s[n/2-1] + s[n/2]) / 2
-	}
-	return s[len(s)/2]
 }
 
 func (f *figures) write(path string) error {

@@ -22,9 +22,10 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"syscall"
 	"time"
+
+	"drydock/internal/bench"
 )
 
 // goal is the least throughput, as a part of nginx's.
@@ -114,11 +115,6 @@ func (f *figures) judge() error {
 	return errors.Join(errs...)
 }
 
-func median(runs []float64) float64 {
-	s := slices.Sorted(slices.Values(runs))
-	return s[len(s)/2]
-}
-
 // file is one of those served.
 type file struct {
 	sum  string // hex
@@ -201,8 +197,8 @@ func measure(ctx context.Context, nginx string, runs int) (*figures, error) {
 			}
 			s.Gateway, s.Nginx = append(s.Gateway, a), append(s.Nginx, b)
 		}
-		s.Ratio = median(s.Gateway) / median(s.Nginx)
-		fmt.Fprintf(os.Stderr, "%s: gateway %.0f MB/s, nginx %.0f MB/s, ratio %.2f\n", name, median(s.Gateway)/1e6, median(s.Nginx)/1e6, s.Ratio)
+		s.Ratio = bench.Median(s.Gateway) / bench.Median(s.Nginx)
+		fmt.Fprintf(os.Stderr, "%s: gateway %.0f MB/s, nginx %.0f MB/s, ratio %.2f\n", name, bench.Median(s.Gateway)/1e6, bench.Median(s.Nginx)/1e6, s.Ratio)
 		f.Sets = append(f.Sets, s)
 	}
 	f.MemoryPeak, err = ours.memory("VmHWM")

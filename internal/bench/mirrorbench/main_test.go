@@ -5,6 +5,8 @@ package main
 import (
 	"strings"
 	"testing"
+
+	"drydock/internal/bench"
 )
 
 func TestJudge(t *testing.T) {
@@ -20,7 +22,7 @@ func TestJudge(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if m := median([]float64{3, 1, 2}); m != 2 {
+	if m := bench.Median([]float64{3, 1, 2}); m != 2 {
 		t.Errorf("median %v", m)
 	}
 }

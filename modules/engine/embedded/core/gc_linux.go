@@ -10,6 +10,8 @@ import (
 
 	"github.com/moby/buildkit/client"
 	"golang.org/x/sys/unix"
+
+	"drydock/modules/engine/embedded/executor"
 )
 
 const (
@@ -74,19 +76,11 @@ type collected struct {
 	Free int64
 }
 
-func freeSpace(root string) int64 {
-	var fs unix.Statfs_t
-	if unix.Statfs(root, &fs) != nil {
-		return 0
-	}
-	return int64(fs.Bavail) * fs.Bsize
-}
-
 // due says whether enough was written since the last time to look at what the
 // cache holds, which takes a while.
 func (c *Core) due() bool {
 	root, l := c.options.Root, limitsOf(c.options.Root, c.options.Quota)
-	free := freeSpace(root)
+	free := executor.FreeDisk(root)
 	var last collected
 	b, err := os.ReadFile(filepath.Join(root, collectName))
 	if err != nil || json.Unmarshal(b, &last) != nil {
@@ -97,7 +91,7 @@ func (c *Core) due() bool {
 }
 
 func (c *Core) noteCollected() {
-	b, err := json.Marshal(collected{When: time.Now(), Free: freeSpace(c.options.Root)})
+	b, err := json.Marshal(collected{When: time.Now(), Free: executor.FreeDisk(c.options.Root)})
 	if err == nil {
 		_ = writeWhole(filepath.Join(c.options.Root, collectName), b) // or it is looked again next time
 	}

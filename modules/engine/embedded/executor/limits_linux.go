@@ -88,7 +88,7 @@ func (r Room) Exceeded(said string) string { return exceeded(r.limit, said+" "+s
 // disk has above what must stay free.
 func (e *Executor) Room(ctx context.Context) Room {
 	l := limitsFrom(ctx).over(e.opt.Limits)
-	if free := max(freeDisk(e.opt.Root)-l.FreeDisk, 0); free < l.Disk {
+	if free := max(FreeDisk(e.opt.Root)-l.FreeDisk, 0); free < l.Disk {
 		return Room{Bytes: free, limit: LimitFreeDisk, most: free}
 	}
 	return Room{Bytes: l.Disk, limit: LimitDisk, most: l.Disk}

@@ -62,7 +62,7 @@ func (w *watch) begin(s *step, init int, kill func()) (done func()) {
 	if w.steps == nil {
 		w.steps = map[*step]*watched{}
 	}
-	w.steps[s] = &watched{limits: s.limits, init: init, kill: kill, since: time.Now(), free: freeDisk(w.root), left: meminfo("MemAvailable:")}
+	w.steps[s] = &watched{limits: s.limits, init: init, kill: kill, since: time.Now(), free: FreeDisk(w.root), left: meminfo("MemAvailable:")}
 	if !w.going {
 		w.going = true
 		go w.look()
@@ -154,7 +154,7 @@ func (w *watch) end(s *step, v *watched, reason string) {
 // disk ends a step that wrote more than it may and, when the disk is about to
 // be full, the one that wrote the most.
 func (w *watch) disk(used map[int]warden.Usage) {
-	free := freeDisk(w.root)
+	free := FreeDisk(w.root)
 	var worst *step
 	most := int64(0)
 	for s, v := range w.steps {
@@ -207,7 +207,9 @@ func (w *watch) memory(used map[int]warden.Usage, left int64) {
 		sized(left), sized(most))))
 }
 
-func freeDisk(root string) int64 {
+// FreeDisk is how many bytes an ordinary user may still write where root is, 0
+// when that cannot be told.
+func FreeDisk(root string) int64 {
 	var fs unix.Statfs_t
 	if unix.Statfs(root, &fs) != nil {
 		return 0
