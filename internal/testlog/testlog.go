@@ -1,5 +1,6 @@
 // Command testlog reads the output of go test -v on stdin, fails on any skip
-// that no line of the allowed list covers, and ends with a line that counts.
+// that no line of the allowed list covers, and ends with what each failed test
+// said, from its begin and its end, and a line that counts.
 package main
 
 import (
@@ -22,10 +23,35 @@ func main() {
 // skip is a test that did not run, and why it says so.
 type skip struct{ name, reason string }
 
+// failure is a test that failed, or a package, and what it said.
+type failure struct {
+	name string
+	said []string
+}
+
+// How much of what a failed test said is shown: lines from its begin and from
+// its end, and bytes of a line.
+const firstLines, lastLines, lineBytes = 20, 60, 600
+
+func (f failure) print(out io.Writer) {
+	fmt.Fprintln(out, "failed:", f.name)
+	for i, line := range f.said {
+		switch left := len(f.said) - i; {
+		case i == firstLines && left > lastLines:
+			fmt.Fprintf(out, "    … (%d lines)\n", left-lastLines)
+		case i < firstLines || left <= lastLines:
+			if len(line) > lineBytes {
+				line = line[:lineBytes] + "…"
+			}
+			fmt.Fprintln(out, "    "+line)
+		}
+	}
+}
+
 // result is what a test log says.
 type result struct {
 	passed, failed int
-	failures       []string
+	failures       []failure
 	skips          []skip
 }
 
@@ -44,7 +70,7 @@ func run(in io.Reader, out, errs io.Writer, allowedFile string) int {
 	}
 	code := 0
 	for _, f := range res.failures {
-		fmt.Fprintln(out, "failed:", f)
+		f.print(out)
 		code = 1
 	}
 	for _, s := range res.skips {
@@ -85,7 +111,7 @@ func read(in io.Reader) (result, error) {
 			delete(said, m[2])
 		case pkgFail.MatchString(line):
 			res.failed++
-			res.failures = append(res.failures, line)
+			res.failures = append(res.failures, failure{name: line})
 		case logLine.MatchString(line):
 			said[current] = append(said[current], logLine.FindStringSubmatch(line)[1])
 		case strings.HasPrefix(line, "        ") && len(said[current]) > 0:
@@ -102,7 +128,7 @@ func (r *result) count(verdict, name string, said []string) {
 		r.passed++
 	case "FAIL":
 		r.failed++
-		r.failures = append(r.failures, name)
+		r.failures = append(r.failures, failure{name, said})
 	case "SKIP":
 		r.skips = append(r.skips, skip{name, strings.Join(said, " ")})
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -62,6 +63,24 @@ func TestFailuresAreCounted(t *testing.T) {
 	code, out := check(t, "=== RUN   TestA\n--- FAIL: TestA (0.00s)\nFAIL\ndrydock/y\nFAIL\tdrydock/z [build failed]\npanic: test timed out after 1s\n", "")
 	if code != 1 || !strings.HasSuffix(out, "0 passed, 3 failed, 0 skipped\n") || !strings.Contains(out, "failed: TestA") {
 		t.Errorf("%d\n%s", code, out)
+	}
+}
+
+func TestFailedTestsAreHeard(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("=== RUN   TestA\n    a_test.go:1: line 0\n")
+	for n := 1; n < 200; n++ {
+		fmt.Fprintf(&b, "        line %d\n", n)
+	}
+	b.WriteString("    a_test.go:9: " + strings.Repeat("x", 2*lineBytes) + "\n--- FAIL: TestA (0.00s)\n")
+	_, out := check(t, b.String(), "")
+	for text, want := range map[string]bool{
+		"failed: TestA\n    line 0\n": true, " line 19\n    … (121 lines)\n": true, " line 20\n": false, " line 140\n": false, " line 141\n": true,
+		" " + strings.Repeat("x", lineBytes) + "…\n": true,
+	} {
+		if strings.Contains(out, text) != want {
+			t.Errorf("%q: %v\n%s", text, !want, out)
+		}
 	}
 }
 

@@ -393,6 +393,7 @@ func memory(args []string) {
 		}
 		held = append(held, b)
 	}
+	time.Sleep(settle)
 	escape("%d MiB of memory were had", len(held)*16)
 }
 

@@ -34,8 +34,14 @@ func groupLimits(l Limits) []limit {
 	}
 }
 
-// cgroups are the control groups of one step.
-type cgroups []string
+// cgroups are the control groups of one step. Each is locked as long as it is
+// in use: an engine that begins removes what others left, not what they have.
+type cgroups []cgroup
+
+type cgroup struct {
+	dir  string
+	lock *os.File
+}
 
 // newCgroups makes what groups it can. Groups are a convenience that many
 // hosts do not give an ordinary user: what cannot be had is left out.
@@ -53,11 +59,12 @@ func newCgroups(id string, own Limits) cgroups {
 			default:
 				continue
 			}
-			if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
-				continue
-			}
-			if !slices.Contains(out, dir) {
-				out = append(out, dir)
+			if !slices.ContainsFunc(out, func(g cgroup) bool { return g.dir == dir }) {
+				g, err := makeCgroup(dir)
+				if err != nil {
+					continue
+				}
+				out = append(out, g)
 			}
 			_ = os.WriteFile(file, []byte(strconv.FormatInt(l.value, 10)), 0)
 		}
@@ -65,10 +72,43 @@ func newCgroups(id string, own Limits) cgroups {
 	return out
 }
 
+// makeCgroup makes a group and locks it. One that another engine sweeps in
+// between is made again.
+func makeCgroup(dir string) (cgroup, error) {
+	for tries := 100; ; tries-- {
+		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+			return cgroup{}, err
+		}
+		lock, err := lockCgroup(dir, 0)
+		if err == nil {
+			return cgroup{dir, lock}, nil
+		}
+		if tries == 0 || !errors.Is(err, os.ErrNotExist) {
+			return cgroup{}, err
+		}
+	}
+}
+
+// lockCgroup locks a group that is there (flock(2), also with LOCK_NB).
+func lockCgroup(dir string, how int) (*os.File, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err = unix.Flock(int(f.Fd()), unix.LOCK_EX|how); err == nil {
+		_, err = os.Stat(dir) // it may have gone meanwhile
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
 // add puts a process, and what it will start, into the groups.
 func (c cgroups) add(pid int) {
-	for _, dir := range c {
-		_ = os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0)
+	for _, g := range c {
+		_ = os.WriteFile(filepath.Join(g.dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0)
 	}
 }
 
@@ -82,8 +122,8 @@ func (c cgroups) ranOut() bool {
 func (c cgroups) full() bool { return c.happened("pids.events", "max ") }
 
 func (c cgroups) happened(file, event string) bool {
-	for _, dir := range c {
-		b, err := os.ReadFile(filepath.Join(dir, file))
+	for _, g := range c {
+		b, err := os.ReadFile(filepath.Join(g.dir, file))
 		if err != nil {
 			continue
 		}
@@ -98,13 +138,14 @@ func (c cgroups) happened(file, event string) bool {
 
 // remove removes the groups; the kernel lets go of the dead a moment later.
 func (c cgroups) remove() error {
-	for _, dir := range c {
+	for _, g := range c {
 		for range 50 {
-			if err := unix.Rmdir(dir); !errors.Is(err, unix.EBUSY) {
+			if err := unix.Rmdir(g.dir); !errors.Is(err, unix.EBUSY) {
 				break
 			}
 			time.Sleep(2 * time.Millisecond)
 		}
+		g.lock.Close()
 	}
 	return nil
 }
@@ -114,7 +155,12 @@ func sweepCgroups() {
 	for _, place := range ownCgroups() {
 		old, _ := filepath.Glob(filepath.Join(place.dir, cgroupPrefix+"*"))
 		for _, dir := range old {
-			_ = unix.Rmdir(dir) // one in use stays
+			lock, err := lockCgroup(dir, unix.LOCK_NB)
+			if err != nil {
+				continue // in use
+			}
+			_ = unix.Rmdir(dir)
+			lock.Close()
 		}
 	}
 }

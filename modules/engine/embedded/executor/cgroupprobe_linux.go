@@ -16,8 +16,8 @@ func CgroupControllers() []string {
 	defer groups.remove() //nolint:errcheck // it gives up and never fails
 	var out []string
 	for _, l := range groupLimits(asked) {
-		for _, dir := range groups {
-			if reads(filepath.Join(dir, l.v2), l.value) || reads(filepath.Join(dir, l.v1), l.value) {
+		for _, g := range groups {
+			if reads(filepath.Join(g.dir, l.v2), l.value) || reads(filepath.Join(g.dir, l.v1), l.value) {
 				out = append(out, l.controller)
 				break
 			}

@@ -2,8 +2,10 @@ package executor
 
 import (
 	"bytes"
+	"fmt"
 	"math"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -88,4 +90,56 @@ func TestContainedExhaustion(t *testing.T) {
 			b.must(stepOpt{}, "script", "sleep 500")
 		})
 	}
+}
+
+// TestGroupsInUseStay lets another engine sweep while a step's groups are there
+// and empty: before it was put in, and after it ended.
+func TestGroupsInUseStay(t *testing.T) {
+	groups := newCgroups(fmt.Sprint("test", os.Getpid()), Limits{Memory: 1 << 30, Processes: 100})
+	if len(groups) == 0 {
+		t.Log("no control group can be made here")
+		return
+	}
+	sweepCgroups()
+	for _, g := range groups {
+		if _, err := os.Stat(filepath.Join(g.dir, "cgroup.procs")); err != nil {
+			t.Errorf("swept while in use: %v", err)
+		}
+		g.lock.Close() // as if killed
+	}
+	sweepCgroups()
+	for _, g := range groups {
+		if _, err := os.Stat(g.dir); err == nil {
+			t.Errorf("%s was left", g.dir)
+		}
+	}
+	// swept and made, over and over
+	var sweeper sync.WaitGroup
+	stop := make(chan struct{})
+	sweeper.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				sweepCgroups()
+			}
+		}
+	})
+	for n := range 200 {
+		again := newCgroups(fmt.Sprint("test", os.Getpid(), "-", n), Limits{Memory: 1 << 30, Processes: 100})
+		if len(again) != len(groups) {
+			t.Errorf("%d groups, were %d", len(again), len(groups))
+		}
+		for _, g := range again {
+			if _, err := os.Stat(filepath.Join(g.dir, "cgroup.procs")); err != nil {
+				t.Errorf("swept while in use: %v", err)
+			}
+		}
+		if err := again.remove(); err != nil {
+			t.Error(err)
+		}
+	}
+	close(stop)
+	sweeper.Wait()
 }
