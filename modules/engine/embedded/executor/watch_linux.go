@@ -26,6 +26,8 @@ const (
 	smallDisk = 1 << 30
 	// leastBlame is what a step must have written to be why the disk is full.
 	leastBlame = 1 << 20
+	// weighAnyway is how long memory goes unweighed that does not seem too much.
+	weighAnyway = 2 * time.Second
 	// scarce: less than this part of the memory is left; the step that has the
 	// most is ended, if it has at least heavy of it.
 	scarce, heavy = 0.03, 0.25
@@ -62,7 +64,7 @@ func (w *watch) begin(s *step, init int, kill func()) (done func()) {
 	if w.steps == nil {
 		w.steps = map[*step]*watched{}
 	}
-	w.steps[s] = &watched{limits: s.limits, init: init, kill: kill, since: time.Now(), free: FreeDisk(w.root), left: meminfo("MemAvailable:")}
+	w.steps[s] = &watched{limits: s.limits, init: init, kill: kill, since: time.Now(), free: FreeDisk(w.root), left: meminfo("MemAvailable:"), weighed: time.Now()}
 	if !w.going {
 		w.going = true
 		go w.look()
@@ -133,10 +135,12 @@ func (w *watch) bounds(s *step, v *watched) {
 
 // tooMuch weighs a step's memory when it may be too much: what its processes
 // have, pages they share counted for each; or what the machine lost since the
-// step began, since memory can be had that is no process's.
+// step began, since memory can be had that is no process's. Others may have
+// given back as much meanwhile: now and then it is weighed whatever they say.
 func (v *watched) tooMuch(s *step, u warden.Usage, left int64) bool {
 	held := s.tmpfs()
-	if u.Memory+held <= v.limits.Memory && v.left-left <= v.limits.Memory/2 || time.Now().Before(v.weighed) {
+	maybe := u.Memory+held > v.limits.Memory || v.left-left > v.limits.Memory/2
+	if !maybe && time.Since(v.weighed) < weighAnyway || time.Now().Before(v.weighed) {
 		return false
 	}
 	start := time.Now()
