@@ -14,8 +14,8 @@ const module = "drydock"
 // floors: a room imports only rooms of lower floors. floorExceptions are the
 // pairs of one floor that may.
 var floors = map[string]int{
-	"artifact": 0,
-	"policy":   1, "dockerfile": 1, "jail": 1, "registry": 1, "mirror": 1, "sign": 1, "provenance": 1, "secret": 1,
+	"artifact": 0, "wholefile": 0,
+	"policy": 1, "dockerfile": 1, "jail": 1, "registry": 1, "mirror": 1, "sign": 1, "provenance": 1, "secret": 1,
 	"engine":  2,
 	"steprun": 3, "base": 3, "image": 3, "sbom": 3, "scan": 3, "sandbox": 3,
 	"promote": 4, "admit": 4,
@@ -134,8 +134,8 @@ func floorViolation(s source, room, imported string) string {
 	ours := below(imported, module)
 	if !ours {
 		first, _, _ := strings.Cut(imported, "/")
-		if room == "artifact" && !s.test && strings.Contains(first, ".") {
-			return "artifact may import the standard library only"
+		if floors[room] == 0 && !s.test && strings.Contains(first, ".") {
+			return room + " may import the standard library only"
 		}
 		return ""
 	}

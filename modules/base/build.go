@@ -21,6 +21,7 @@ import (
 	"drydock/modules/base/layout"
 	"drydock/modules/base/rootfs"
 	"drydock/modules/mirror"
+	"drydock/modules/wholefile"
 )
 
 // layerFormat is part of the name finished layers are kept under: it counts up
@@ -274,20 +275,9 @@ func (b *Builder) keep(from string, r *Result) error {
 	return os.Rename(from, r.Layout)
 }
 
+// writeWhole writes a file of the cache, under a name sweep knows until it is done.
 func writeWhole(to string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(to), ".write-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Chmod(0o644), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), to)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
+	return wholefile.Write(to, data, wholefile.Options{Mode: 0o644, Pattern: ".write-*"})
 }
 
 // makeDebian builds every platform of a debian base.

@@ -16,6 +16,7 @@ import (
 
 	"drydock/modules/artifact"
 	"drydock/modules/registry"
+	"drydock/modules/wholefile"
 )
 
 // Cache is a place beyond this machine that results of builds are imported from
@@ -189,11 +190,11 @@ func (s *cacheSource) blob(ctx context.Context, d artifact.Digest, downloads str
 	if verifyFile(path, d) == nil {
 		return path, nil
 	}
-	f, err := os.CreateTemp(downloads, "part-")
+	f, err := wholefile.Begin(downloads, wholefile.Options{})
 	if err != nil {
 		return "", err
 	}
-	defer os.Remove(f.Name())
+	defer f.Discard()
 	if m, ok := s.index.find(cacheResults); ok && m.Digest == d {
 		var manifest *registry.Manifest
 		if manifest, err = s.repo.Manifest(ctx, d); err == nil {
@@ -202,13 +203,13 @@ func (s *cacheSource) blob(ctx context.Context, d artifact.Digest, downloads str
 	} else {
 		err = s.repo.CopyBlob(ctx, d, f)
 	}
-	if err = errors.Join(err, f.Close()); err == nil {
+	if err == nil {
 		err = verifyFile(f.Name(), d)
 	}
 	if err != nil {
 		return "", err
 	}
-	return path, os.Rename(f.Name(), path)
+	return path, f.Commit(path)
 }
 
 // verifyFile checks that a file is what its digest says.

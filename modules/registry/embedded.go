@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"drydock/modules/artifact"
+	"drydock/modules/wholefile"
 )
 
 const (
@@ -236,7 +237,7 @@ func (h *holder) announce() error {
 	if err != nil {
 		return err
 	}
-	if err := writeAtomic(filepath.Join(h.dir, servingFile), b); err != nil {
+	if err := wholefile.Write(filepath.Join(h.dir, servingFile), b, wholefile.Options{}); err != nil {
 		return err
 	}
 	h.start(h.memory, http.HandlerFunc(h.byHost))
@@ -363,20 +364,4 @@ func findServing(ctx context.Context, dir string) (*serving, error) {
 		return nil, fmt.Errorf("what listens at %s is not process %d", s.Address, s.PID)
 	}
 	return &s, nil
-}
-
-func writeAtomic(path string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // 0600
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-	}
-	return err
 }

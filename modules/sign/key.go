@@ -25,6 +25,7 @@ import (
 	"github.com/sigstore/sigstore/pkg/signature"
 
 	"drydock/modules/artifact"
+	"drydock/modules/wholefile"
 )
 
 // The files of a key pair, as cosign names them.
@@ -126,38 +127,17 @@ func generate(dir string, password []byte) error {
 	if err != nil {
 		return err
 	}
-	key, err := os.CreateTemp(dir, ".cosign.key.*") // 0600
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.Remove(key.Name()) }()
-	_, err = key.Write(pair.PrivateBytes)
-	if err = errors.Join(err, key.Close()); err != nil {
-		return err
-	}
-	if err := os.Link(key.Name(), filepath.Join(dir, PrivateKeyFile)); err != nil {
-		if errors.Is(err, fs.ErrExist) {
-			return nil // another process was first
-		}
-		return err
-	}
-	return writeFile(filepath.Join(dir, PublicKeyFile), pair.PublicBytes)
-}
-
-func writeFile(path string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
+	whole := wholefile.Options{Sync: true} // 0600
+	private := whole
+	private.New = true
+	err = wholefile.Write(filepath.Join(dir, PrivateKeyFile), pair.PrivateBytes, private)
+	if errors.Is(err, fs.ErrExist) {
+		return nil // another process was first
 	}
 	if err != nil {
-		_ = os.Remove(f.Name())
+		return err
 	}
-	return err
+	return wholefile.Write(filepath.Join(dir, PublicKeyFile), pair.PublicBytes, whole)
 }
 
 // Load takes a private key from source: a file, or the PEM itself as a CI

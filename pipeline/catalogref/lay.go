@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"drydock/modules/wholefile"
 )
 
 // What a catalog may be: text files, not a way to fill a disk.
@@ -84,20 +86,5 @@ func same(dir string, files map[string][]byte) bool {
 
 // keep writes a file of the cache whole or not at all.
 func keep(path string, data []byte) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.Remove(f.Name()) }()
-	if _, err := f.Write(data); err != nil {
-		_ = f.Close()
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
+	return wholefile.Write(path, data, wholefile.Options{DirMode: 0o700})
 }

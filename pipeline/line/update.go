@@ -14,6 +14,7 @@ import (
 	"drydock/modules/artifact"
 	"drydock/modules/base"
 	"drydock/modules/mirror/debian"
+	"drydock/modules/wholefile"
 	"drydock/pipeline/plan"
 	"drydock/pipeline/report"
 )
@@ -29,24 +30,22 @@ func writeFiles(files []catalogFile) (err error) {
 	fail := func(f catalogFile, err error) error {
 		return &artifact.Error{Kind: artifact.KindUsage, Op: "writing lock", Place: f.shown, Err: err, Remedy: "give a catalog that can be written"}
 	}
-	var staged []string
+	var staged []*wholefile.File
 	defer func() {
 		for _, s := range staged {
-			_ = os.Remove(s) // what was renamed is there no more
+			s.Discard()
 		}
 	}()
 	for _, f := range files {
-		name, err := stage(f)
-		if name != "" {
-			staged = append(staged, name)
-		}
+		s, err := stage(f)
 		if err != nil {
 			return fail(f, err)
 		}
+		staged = append(staged, s)
 	}
 	for i, f := range files {
 		before, readErr := os.ReadFile(f.path)
-		if err := os.Rename(staged[i], f.path); err != nil {
+		if err := staged[i].Commit(f.path); err != nil {
 			return fail(f, err)
 		}
 		defer func() {
@@ -63,20 +62,19 @@ func writeFiles(files []catalogFile) (err error) {
 }
 
 // stage writes a file beside its place.
-func stage(f catalogFile) (string, error) {
-	dir := filepath.Dir(f.path)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", err
-	}
+func stage(f catalogFile) (*wholefile.File, error) {
 	if st, err := os.Lstat(f.path); err == nil && !st.Mode().IsRegular() {
-		return "", errors.New("it is no regular file")
+		return nil, errors.New("it is no regular file")
 	}
-	t, err := os.CreateTemp(dir, ".new-")
+	t, err := wholefile.Begin(filepath.Dir(f.path), wholefile.Options{Mode: 0o644, DirMode: 0o755, Sync: true})
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	_, err = t.Write(f.text)
-	return t.Name(), errors.Join(err, t.Chmod(0o644), t.Close())
+	if _, err := t.Write(f.text); err != nil {
+		t.Discard()
+		return nil, err
+	}
+	return t, nil
 }
 
 // UpdatedBase is one base's lock moved forward.

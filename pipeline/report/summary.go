@@ -8,10 +8,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"drydock/modules/artifact"
+	"drydock/modules/wholefile"
 )
 
 // Version is the version of the summary format this program writes.
@@ -107,40 +107,13 @@ func (s Summary) WriteFile(path string) error {
 	if err != nil {
 		return err
 	}
-	if err := writeAtomically(path, b); err != nil {
+	if err := wholefile.Write(path, b, wholefile.Options{Mode: 0o644, DirMode: 0o755, Sync: true}); err != nil {
 		return &artifact.Error{
 			Kind: artifact.KindFault, Op: "writing summary", Place: path, Err: err,
 			Remedy: "give a folder that can be written and has room with --out",
 		}
 	}
 	return nil
-}
-
-func writeAtomically(path string, b []byte) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Chmod(0o644)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name()) // the first error is the one to tell
-	}
-	return err
 }
 
 // ReadFile reads a summary another run wrote.

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"drydock/modules/artifact"
+	"drydock/modules/wholefile"
 )
 
 // recordVersion is the version of the files this package writes.
@@ -129,19 +130,5 @@ func writeFile(path string, b []byte) error {
 
 // WriteFile writes b to path whole or not at all, making its folder.
 func WriteFile(path string, b []byte) error {
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(dir, ".new-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(b)
-	err = errors.Join(err, f.Chmod(0o644), f.Close())
-	if err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
+	return wholefile.Write(path, b, wholefile.Options{Mode: 0o644, DirMode: 0o755})
 }

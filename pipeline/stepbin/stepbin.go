@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"drydock/modules/artifact"
+	"drydock/modules/wholefile"
 )
 
 // Name is what the step program is called beside the main program and in the
@@ -148,15 +149,12 @@ func build(ctx context.Context, o Options, root, built string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(built), 0o755); err != nil {
-		return &artifact.Error{Kind: artifact.KindFault, Op: "building the step program", Err: err, Remedy: "make the cache directory writable"}
-	}
-	tmp, err := os.CreateTemp(filepath.Dir(built), ".build-")
+	tmp, err := wholefile.Begin(filepath.Dir(built), wholefile.Options{Mode: 0o755, DirMode: 0o755, Pattern: ".build-*"})
 	if err != nil {
 		return &artifact.Error{Kind: artifact.KindFault, Op: "building the step program", Err: err, Remedy: "make the cache directory writable"}
 	}
-	_ = tmp.Close()
-	defer func() { _ = os.Remove(tmp.Name()) }()
+	defer tmp.Discard()
+	_ = tmp.Close() // go build writes it
 	if o.Progress != nil {
 		o.Progress("building the step program, once (a few minutes the first time)")
 	}
@@ -174,10 +172,7 @@ func build(ctx context.Context, o Options, root, built string) error {
 			Message: last(strings.TrimSpace(string(out)), 1000), Err: err,
 			Remedy: "see that the Go module mirror answers: go mod download"}
 	}
-	if err := os.Chmod(tmp.Name(), 0o755); err != nil {
-		return fmt.Errorf("building the step program: %w", err)
-	}
-	if err := os.Rename(tmp.Name(), built); err != nil {
+	if err := tmp.Commit(built); err != nil {
 		return fmt.Errorf("building the step program: %w", err)
 	}
 	return nil

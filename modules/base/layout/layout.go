@@ -22,6 +22,7 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"drydock/modules/artifact"
+	"drydock/modules/wholefile"
 )
 
 const gzipLevel = 6
@@ -48,22 +49,17 @@ func StoreLayer(path string, fill func(io.Writer) error) (Layer, error) {
 }
 
 func storeLayer(path string, fill func(io.Writer) error, store func(*os.File, func(io.Writer) error) (Layer, error)) (Layer, error) {
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".layer-*")
+	f, err := wholefile.Begin(filepath.Dir(path), wholefile.Options{Mode: 0o644, Pattern: ".layer-*"})
 	if err != nil {
 		return Layer{}, fmt.Errorf("writing layer: %w", err)
 	}
-	layer, err := store(tmp, fill)
+	defer f.Discard()
+	layer, err := store(f.File, fill)
 	if err == nil {
-		err = tmp.Chmod(0o644)
-	}
-	if cerr := tmp.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(tmp.Name(), path)
+		err = f.Commit(path)
 	}
 	if err != nil {
-		return Layer{}, errors.Join(fmt.Errorf("writing layer: %w", err), os.Remove(tmp.Name()))
+		return Layer{}, fmt.Errorf("writing layer: %w", err)
 	}
 	layer.Path = path
 	return layer, nil

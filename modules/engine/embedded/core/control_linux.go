@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"drydock/modules/engine/embedded/executor"
+	"drydock/modules/wholefile"
 )
 
 // protocol is the version of what is said on the control socket.
@@ -75,29 +76,13 @@ func listenControl(root string, self Running) (*net.UnixListener, error) {
 	}
 	b, err := json.Marshal(self)
 	if err == nil {
-		err = writeWhole(filepath.Join(root, discoveryName), b)
+		err = wholefile.Write(filepath.Join(root, discoveryName), b, wholefile.Options{})
 	}
 	if err != nil {
 		l.Close()
 		return nil, fmt.Errorf("telling other runs of the engine: %w", err)
 	}
 	return l, nil
-}
-
-// writeWhole writes a file so that nobody ever reads a part of it.
-func writeWhole(path string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		os.Remove(f.Name())
-	}
-	return err
 }
 
 func (s *controller) serve(l *net.UnixListener) {

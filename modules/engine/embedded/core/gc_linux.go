@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"drydock/modules/engine/embedded/executor"
+	"drydock/modules/wholefile"
 )
 
 const (
@@ -93,7 +94,7 @@ func (c *Core) due() bool {
 func (c *Core) noteCollected() {
 	b, err := json.Marshal(collected{When: time.Now(), Free: executor.FreeDisk(c.options.Root)})
 	if err == nil {
-		_ = writeWhole(filepath.Join(c.options.Root, collectName), b) // or it is looked again next time
+		_ = wholefile.Write(filepath.Join(c.options.Root, collectName), b, wholefile.Options{}) // or it is looked again next time
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -19,6 +18,8 @@ import (
 	"github.com/moby/buildkit/client/llb"
 	gateway "github.com/moby/buildkit/frontend/gateway/client"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"drydock/modules/wholefile"
 )
 
 // file is a file in a state that may not have been made yet.
@@ -198,21 +199,13 @@ func (s *Server) exportFile(ctx context.Context, f *file, dest string, intoParen
 
 // writeAtomically makes a file that is either whole or not there.
 func writeAtomically(dest string, mode os.FileMode, fill func(io.Writer) error) error {
-	if err := os.MkdirAll(filepath.Dir(dest), 0o755); err != nil {
-		return hostFault("writing "+dest, err)
-	}
-	temp, err := os.CreateTemp(filepath.Dir(dest), ".drydock-export-*")
+	f, err := wholefile.Begin(filepath.Dir(dest), wholefile.Options{Mode: mode, DirMode: 0o755})
 	if err != nil {
 		return hostFault("writing "+dest, err)
 	}
-	defer os.Remove(temp.Name())
-	if err := fill(temp); err != nil {
-		_ = temp.Close()
+	defer f.Discard()
+	if err := fill(f); err != nil {
 		return err
 	}
-	err = errors.Join(temp.Chmod(mode), temp.Close())
-	if err == nil {
-		err = os.Rename(temp.Name(), dest)
-	}
-	return hostFault("writing "+dest, err)
+	return hostFault("writing "+dest, f.Commit(dest))
 }

@@ -22,6 +22,8 @@ import (
 	gateway "github.com/moby/buildkit/frontend/gateway/client"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"drydock/modules/wholefile"
 )
 
 // containerImageFields are the fields by which images come and go.
@@ -253,7 +255,7 @@ func manifestDigest(ctx context.Context, store content.Provider, desc ocispecs.D
 }
 
 // keepTarball puts an archive under the digest of its bytes.
-func (s *Server) keepTarball(temp *os.File) (string, error) {
+func (s *Server) keepTarball(temp *wholefile.File) (string, error) {
 	if _, err := temp.Seek(0, io.SeekStart); err != nil {
 		return "", err
 	}
@@ -262,5 +264,5 @@ func (s *Server) keepTarball(temp *os.File) (string, error) {
 		return "", err
 	}
 	path := filepath.Join(s.tarballs(), fmt.Sprintf("%x.tar", sum.Sum(nil)))
-	return path, errors.Join(temp.Chmod(0o644), os.Rename(temp.Name(), path))
+	return path, temp.Commit(path)
 }

@@ -10,13 +10,14 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"os"
 
 	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	gateway "github.com/moby/buildkit/frontend/gateway/client"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"drydock/modules/wholefile"
 )
 
 func newSum() hash.Hash { return sha256.New() }
@@ -116,12 +117,11 @@ func (s *Server) tarball(ctx context.Context, variants []*container, attrs map[s
 }
 
 func (s *Server) makeTarball(ctx context.Context, variants []*container, attrs map[string]string) (string, error) {
-	temp, err := os.CreateTemp(s.scratch(), "image-*.tar")
+	temp, err := wholefile.Begin(s.scratch(), wholefile.Options{Mode: 0o644, Pattern: "image-*.tar"})
 	if err != nil {
 		return "", hostFault("exporting an image", err)
 	}
-	defer os.Remove(temp.Name())
-	defer temp.Close()
+	defer temp.Discard()
 	export := client.ExportEntry{
 		Type: client.ExporterOCI, Attrs: attrs,
 		Output: func(map[string]string) (io.WriteCloser, error) { return keepOpen{temp}, nil },

@@ -12,8 +12,9 @@ package initbin
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
+
+	"drydock/modules/wholefile"
 )
 
 // ErrArchitecture says that no init is built for this machine's architecture.
@@ -34,18 +35,9 @@ func Write(dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	f, err := os.CreateTemp(dir, "init-*")
-	if err != nil {
-		return "", fmt.Errorf("writing the step init: %w", err)
-	}
-	_, err = f.Write(b)
-	err = errors.Join(err, f.Chmod(0o500), f.Close())
 	path := filepath.Join(dir, "init")
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return "", errors.Join(fmt.Errorf("writing the step init: %w", err), os.Remove(f.Name()))
+	if err := wholefile.Write(path, b, wholefile.Options{Mode: 0o500}); err != nil {
+		return "", fmt.Errorf("writing the step init: %w", err)
 	}
 	return path, nil
 }

@@ -42,7 +42,9 @@ func (x index) save(path string) error {
 	return nil
 }
 
-// replace puts a whole file in place of one that may be there.
+// replace puts a whole file in place of one that may be there. It does so under
+// one name, unlike package wholefile: one engine works here, and what it leaves
+// when it is killed is written over the next time.
 func replace(path string, b []byte) error {
 	tmp := path + ".new"
 	if err := os.WriteFile(tmp, b, 0o600); err != nil {

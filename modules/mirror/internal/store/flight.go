@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"drydock/modules/artifact"
+	"drydock/modules/wholefile"
 )
 
 // holdBack is how many bytes at the end of a transfer its followers do not see
@@ -189,16 +190,12 @@ func (f *Flight) transferAll(ctx context.Context) (Entry, string, error) {
 			return e, path, nil
 		}
 	}
-	if err := os.MkdirAll(f.store.tmp(), 0o755); err != nil {
-		return Entry{}, "", diskError(f.store.tmp(), err)
-	}
-	file, err := os.CreateTemp(f.store.tmp(), "get-*")
+	file, err := wholefile.Begin(f.store.tmp(), wholefile.Options{Mode: 0o644, DirMode: 0o755, Pattern: "get-*"})
 	if err != nil {
 		return Entry{}, "", diskError(f.store.tmp(), err)
 	}
 	f.update(func() { f.file = file.Name() })
-	defer os.Remove(file.Name()) // a no-op after the rename
-	defer file.Close()
+	defer file.Discard()
 	out := &sink{file: file, sum: sha256.New(), limit: f.limit(), flight: f}
 	most := max(f.want.Attempts, transfers)
 	for n := range most {
@@ -294,13 +291,7 @@ func (f *Flight) commit(ctx context.Context, out *sink, meta Meta) (Entry, strin
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return Entry{}, "", diskError(path, err)
 	}
-	if err := out.file.Chmod(0o644); err != nil {
-		return Entry{}, "", diskError(path, err)
-	}
-	if err := out.file.Close(); err != nil {
-		return Entry{}, "", diskError(path, err)
-	}
-	if err := os.Rename(out.file.Name(), path); err != nil {
+	if err := out.file.Commit(path); err != nil {
 		return Entry{}, "", diskError(path, err)
 	}
 	f.store.setVerified(sum)
@@ -330,7 +321,7 @@ func (f *Flight) unchanged() (Entry, string, error) {
 // sink writes and hashes a transfer. Begun anew, it checks that the bytes
 // already shown to followers come again.
 type sink struct {
-	file   *os.File
+	file   *wholefile.File
 	sum    hash.Hash
 	n      int64
 	limit  int64

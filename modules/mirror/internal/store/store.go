@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"drydock/modules/artifact"
+	"drydock/modules/wholefile"
 )
 
 // Store is a directory of blobs. It is safe for concurrent use, by several
@@ -189,19 +190,7 @@ func WriteFile(path string, b []byte) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return diskError(dir, err)
 	}
-	f, err := os.CreateTemp(dir, ".new-*")
-	if err != nil {
-		return diskError(dir, err)
-	}
-	_, err = f.Write(b)
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
+	if err := wholefile.Write(path, b, wholefile.Options{}); err != nil {
 		return diskError(path, err)
 	}
 	return nil
