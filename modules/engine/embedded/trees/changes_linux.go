@@ -17,6 +17,7 @@ type comparer struct {
 
 	changes []change
 	changed map[string]*file // files (not directories) that go into the delta
+	block   []byte           // to compare by
 }
 
 // compare fills the changes. What is the same node in both is not looked at.
@@ -150,7 +151,10 @@ func (c *comparer) sameFile(path string, was, now *file) (byte, error) {
 		return kindModify, nil
 	}
 	src := c.src(was, path)
-	same, err := sameContent(c.dir+path, src, now)
+	if c.block == nil {
+		c.block = make([]byte, 2*blockSize)
+	}
+	same, err := sameContent(c.dir+path, src, now, c.block)
 	if err != nil || !same {
 		return kindModify, err
 	}

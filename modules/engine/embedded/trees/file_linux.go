@@ -74,10 +74,14 @@ func look(path string) (*file, origin, error) { return lookAt(unix.AT_FDCWD, pat
 // lookAt looks at a name in an open directory: the kernel then need not walk
 // the whole path for every file.
 func lookAt(dir int, path string) (*file, origin, error) {
+	flags := unix.AT_SYMLINK_NOFOLLOW
+	if path == "" { // the open file itself
+		flags |= unix.AT_EMPTY_PATH
+	}
 	var st unix.Statx_t
-	err := unix.Statx(dir, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_STATX_SYNC_AS_STAT, statMask, &st)
+	err := unix.Statx(dir, path, flags|unix.AT_STATX_SYNC_AS_STAT, statMask, &st)
 	if errors.Is(err, unix.ENOSYS) {
-		return lookOld(dir, path)
+		return lookOld(dir, path, flags)
 	}
 	if err != nil {
 		return nil, origin{}, &os.PathError{Op: "stat", Path: path, Err: err}
@@ -95,9 +99,9 @@ func lookAt(dir int, path string) (*file, origin, error) {
 }
 
 // lookOld is for kernels, or filters, without statx.
-func lookOld(dir int, path string) (*file, origin, error) {
+func lookOld(dir int, path string, flags int) (*file, origin, error) {
 	var st unix.Stat_t
-	if err := unix.Fstatat(dir, path, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	if err := unix.Fstatat(dir, path, &st, flags); err != nil {
 		return nil, origin{}, &os.PathError{Op: "lstat", Path: path, Err: err}
 	}
 	return &file{

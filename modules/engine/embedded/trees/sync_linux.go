@@ -26,6 +26,8 @@ type syncer struct {
 	copied errgroup.Group
 	later  []func() error // links and directories, once the files are there
 
+	blocks sync.Pool // to copy by, of *[blockSize]byte
+
 	mu     sync.Mutex
 	newest int64 // the latest change of any file
 }
@@ -160,10 +162,35 @@ func (s *syncer) finish(path string, want, out *file, do func() error) error {
 	if err != nil {
 		return err
 	}
-	f.Kids, f.Delta, f.From = out.Kids, want.Delta, want.From
+	f.Kids = out.Kids
+	s.note(f, want, out)
+	return nil
+}
+
+// note says how a file that was made looks.
+func (s *syncer) note(f, want, out *file) {
+	f.Delta, f.From = want.Delta, want.From
 	f.Shared = s.link && !f.dir()
 	s.changed(f)
 	*out = *f
+}
+
+// copy makes a file of its own.
+func (s *syncer) copy(path string, want, out *file) error {
+	full, src := s.dir+path, s.src(want, path)
+	if want.Mode&unix.S_IFMT != unix.S_IFREG {
+		return s.finish(path, want, out, func() error { return copyFile(full, src, want) })
+	}
+	block, _ := s.blocks.Get().(*[blockSize]byte)
+	if block == nil {
+		block = new([blockSize]byte)
+	}
+	defer s.blocks.Put(block)
+	f, err := copyRegular(full, src, want, block[:])
+	if err != nil {
+		return err
+	}
+	s.note(f, want, out)
 	return nil
 }
 
@@ -237,9 +264,7 @@ func (s *syncer) make(path string, want *file) *file {
 			return s.finish(path, want, out, func() error { return os.Link(s.dir+group[0], full) })
 		})
 	default:
-		s.copied.Go(func() error {
-			return s.finish(path, want, out, func() error { return copyFile(full, src, want) })
-		})
+		s.copied.Go(func() error { return s.copy(path, want, out) })
 	}
 	return out
 }
