@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -15,16 +16,21 @@ import (
 	"drydock/modules/secret"
 )
 
-// leaks looks for a value, as it is or encoded, in every file below some
-// places, also in compressed ones, in names and in links: leaks VALUE PATH...
+// leaks looks for any of some values, as it is or encoded, in every file below
+// some places, also in compressed ones, in names and in links: leaks VALUE...
+// in PATH...
 func leaks(ts *testscript.TestScript, neg bool, args []string) {
-	if len(args) < 2 {
-		ts.Fatalf("usage: leaks VALUE PATH...")
+	in := slices.Index(args, "in")
+	if in < 1 || in+1 == len(args) || in > 1 && !neg {
+		ts.Fatalf("usage: leaks VALUE in PATH... | ! leaks VALUE... in PATH...")
 	}
-	forms := secret.Forms([]byte(args[0]))
+	var forms [][]byte
+	for _, value := range args[:in] {
+		forms = append(forms, secret.Forms([]byte(value))...)
+	}
 	var found []string
 	files := 0
-	for _, p := range args[1:] {
+	for _, p := range args[in+1:] {
 		ts.Check(filepath.WalkDir(ts.MkAbs(p), func(path string, d fs.DirEntry, err error) error {
 			if err != nil {
 				return err
@@ -38,7 +44,7 @@ func leaks(ts *testscript.TestScript, neg bool, args []string) {
 		}))
 	}
 	if files == 0 {
-		ts.Fatalf("there is nothing in %q", args[1:])
+		ts.Fatalf("there is nothing in %q", args[in+1:])
 	}
 	if len(found) == 0 && !neg {
 		ts.Fatalf("it is nowhere in %d files", files)
