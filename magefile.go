@@ -74,13 +74,14 @@ func (Bench) Noop(ctx context.Context) error {
 }
 
 // Engine measures the embedded engine beside runc and buildkitd, which it
-// builds, and writes ratios of medians to out/bench/engine.json. Run it on an
-// idle machine.
+// builds, and writes ratios of medians to out/bench/engine.json. With
+// DRYDOCK_BENCH_KANIKO naming kaniko's executor, that too, as root of a default
+// container of runc's. Run it on an idle machine.
 func (Bench) Engine() error {
 	if err := sh.RunWithV(withoutCgo, "go", "run", "./pipeline", "build", "--image", "redis", "--state", ".drydock/bench", "--out", "out/bench/images"); err != nil {
 		return err
 	}
-	return sh.RunWithV(withoutCgo, "go", "run", "./internal/bench/enginebench", "-out", "out/bench/engine.json", "-cache", ".drydock/bench/cache")
+	return sh.RunWithV(withoutCgo, "go", "run", "./internal/bench/enginebench", "-out", "out/bench/engine.json", "-cache", ".drydock/bench/cache", "-kaniko", os.Getenv("DRYDOCK_BENCH_KANIKO"))
 }
 
 // Mirror measures the gateway's content store beside nginx's proxy_cache (of

@@ -80,6 +80,7 @@ func (f *figures) compare() {
 		{"nothing changed", "drydock T2", "drydock"}, {"new commands", "drydock T2", "drydock"}, {"cold with pull", "drydock T2", "drydock"},
 		{"step", "drydock T2", "drydock"}, {workName, "drydock T2", "drydock"},
 		{cpuOf + workName, "drydock T2", "drydock"},
+		{"nothing changed", "drydock T2", kanikoName}, {"new commands", "drydock T2", kanikoName}, {"cold with pull", "drydock T2", kanikoName},
 	} {
 		f.ratio(c.what, c.ours, c.peer, f.Medians[c.ours][c.what], f.Medians[c.peer][c.what])
 	}

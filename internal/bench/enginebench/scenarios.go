@@ -32,6 +32,7 @@ type bench struct {
 	runs    int
 	only    string // peer; empty: all
 	work    bool   // only the builds of work
+	kaniko  string // its executor; empty: there is none
 	base    *base
 	figures *figures
 	serial  int
@@ -64,6 +65,9 @@ func (b *bench) all(ctx context.Context) error {
 			b.figures.leave(p.name(), err)
 		}
 	}
+	if err := b.other(ctx); err != nil {
+		return err
+	}
 	if bare != nil {
 		for range b.runs {
 			if err := b.timed("runc", "step", func() error { return bare.run(ctx, "echo "+b.unique()) }); err != nil {
@@ -73,6 +77,21 @@ func (b *bench) all(ctx context.Context) error {
 	}
 	b.figures.compare()
 	return nil
+}
+
+// other measures kaniko, when it is there.
+func (b *bench) other(ctx context.Context) error {
+	k, err := newKaniko(b, b.kaniko)
+	if err == nil && (b.work || b.only != "" && b.only != kanikoName) {
+		err = errNotWanted
+	}
+	if err == nil {
+		err = k.measure(ctx)
+	}
+	if err != nil {
+		b.figures.leave(kanikoName, err)
+	}
+	return ctx.Err()
 }
 
 // peer measures one builder.
@@ -170,7 +189,7 @@ func (b *bench) unique() string {
 }
 
 // chain is a Dockerfile of that many commands nobody has run before.
-func (b *bench) chain(p builder, steps int) string {
+func (b *bench) chain(p interface{ from() string }, steps int) string {
 	var text strings.Builder
 	fmt.Fprintf(&text, "FROM %s@%s\n", p.from(), b.base.digest)
 	for range steps {
