@@ -18,9 +18,9 @@ import (
 	"github.com/gofrs/flock"
 
 	"drydock/modules/artifact"
-	"drydock/modules/base/deb"
 	"drydock/modules/base/resolve"
 	"drydock/modules/mirror"
+	"drydock/modules/mirror/debian/deb"
 )
 
 // qemuNames is qemu's name for an architecture where it is not OCI's.

@@ -16,9 +16,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"drydock/modules/artifact"
-	"drydock/modules/base/deb"
 	"drydock/modules/base/rootfs"
 	"drydock/modules/mirror"
+	"drydock/modules/mirror/debian/deb"
 )
 
 // debFile is a locked package and where its verified bytes are.

@@ -337,10 +337,10 @@ func (g *Gateway) control(c net.Conn, r *bufio.Reader, h hello) {
 			ok = last.OK
 		}
 	}
-	_ = c.Close()
 	if err := end(ok); err != nil {
 		g.logf("the materials of step %s were not kept: %v", h.Step, err)
 	}
+	_ = c.Close() // only now: whoever waits for it asks what the step fetched
 }
 
 // Materials is what the steps of a build fetched, those of cached steps

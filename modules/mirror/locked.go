@@ -26,12 +26,13 @@ const (
 // A step says which lock it is under by a mount its RUN is given: part of the
 // step's identity, so that what was built under another lock is not taken for
 // it, and of no layer. What is mounted tells apt that an index it is served is
-// as old as the lock says (apt.conf(5), Acquire::Check-Valid-Until).
+// as old as the lock says (apt.conf(5), Acquire::Check-Valid-Until), or made of
+// the lock (lockedindex.go).
 const (
 	lockMark  = "drydock-lock-"
 	aptSecret = "drydock-apt-config" //nolint:gosec // a name
 	aptFile   = "/dev/drydock-apt.conf"
-	aptConf   = "Acquire::Check-Valid-Until \"false\";\n"
+	aptConf   = "Acquire::Check-Valid-Until \"false\";\nAcquire::AllowInsecureRepositories \"true\";\nAPT::Get::AllowUnauthenticated \"true\";\n"
 )
 
 var (
@@ -80,6 +81,9 @@ type lockSet struct {
 	file   string // the lock's, for refusals
 	remedy string
 	grows  bool // it learns: what is asked for first stays as it was answered
+	epoch  int64
+	suites []string              // of Debian archives, whose indexes it names: <archive>/dists/<suite>
+	made   map[string]*madeIndex // of them, by name
 
 	pins   map[string]lockfile.Material
 	absent map[string]bool
@@ -98,6 +102,7 @@ func (g *Gateway) Enforce(key string, l *lockfile.Lock, file, remedy string) {
 		for _, a := range l.Absent {
 			s.absent[a.Ecosystem+" "+a.Path] = true
 		}
+		s.epoch, s.suites, s.made = l.Epoch, s.suitesOf(), map[string]*madeIndex{}
 	}
 	g.locks.put(key, s)
 }
@@ -200,6 +205,7 @@ func (g *Gateway) serveLocked(w http.ResponseWriter, r *http.Request, ecosystem,
 	}
 	pin, pinned, absent := g.locks.find(s, ecosystem+" "+asked)
 	switch {
+	case ecosystem == Debian && g.serveMade(w, r, s, asked):
 	case pinned:
 		g.servePinned(w, r, s, pin, rel)
 	case s.grows:
@@ -262,17 +268,7 @@ func (g *Gateway) servePinned(w http.ResponseWriter, r *http.Request, s *lockSet
 		g.fail(w, r, err)
 		return
 	}
-	ref := refusal{
-		URL: gatewayURL + "/" + pin.Ecosystem + "/" + rel, Rule: RuleServed,
-		Reason: pin.Ecosystem + " " + pin.Path + " as " + s.file + " has it (" + string(pin.Digest) + ") is served by no mirror any more and is not in the content store",
-		Remedy: "bring the cache of a run that has it (--cache), or lock anew: remove the lock and run drydock mirror lock",
-	}
-	if errors.Is(err, ErrOffline) {
-		ref.Rule = RuleOffline
-		ref.Reason = pin.Ecosystem + " " + pin.Path + " (" + string(pin.Digest) + "): " + fetch.ErrOffline.Error()
-		ref.Remedy = strings.Join(artifact.Remedies(err), "; ")
-	}
-	g.refuseBy(w, r, ref)
+	g.refuseBy(w, r, s.notServed(pin, rel, err))
 }
 
 // pinnedWants is where a locked file may be had, in order.

@@ -1,13 +1,20 @@
 package mirror
 
 import (
+	"archive/tar"
 	"bufio"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"drydock/modules/mirror/debian"
 	"drydock/modules/mirror/lockfile"
 )
 
@@ -113,7 +120,7 @@ func TestLockedStepNotServed(t *testing.T) {
 	}
 	// a mirror that is down is no refusal: it may be back
 	w.server.Close()
-	if resp, _ := get(t, c, gatewayAt+releasePath); resp.StatusCode != http.StatusBadGateway {
+	if resp, _ := get(t, c, gatewayAt+"/debian/debian/pool/main/h/hello/hello_2.10-3_amd64.deb"); resp.StatusCode != http.StatusBadGateway {
 		t.Errorf("mirror down: %s", resp.Status)
 	}
 }
@@ -276,5 +283,106 @@ func TestPlainName(t *testing.T) {
 	}
 	if lockOf("RUN make") != "" || len(secrets) != 2 {
 		t.Error("a name without a lock has one")
+	}
+}
+
+// realDeb is a package that says what it is and holds nothing.
+func realDeb(t *testing.T, name, version, arch string) []byte {
+	t.Helper()
+	control := "Package: " + name + "\nVersion: " + version + "\nArchitecture: " + arch + "\nDescription: short\n longer\n"
+	var b bytes.Buffer
+	b.WriteString("!<arch>\n")
+	for _, member := range []struct {
+		name  string
+		files map[string]string
+	}{{"debian-binary", nil}, {"control.tar.gz", map[string]string{"./control": control}}, {"data.tar.gz", map[string]string{}}} {
+		content := []byte("2.0\n")
+		if member.files != nil {
+			content = tgz(t, member.files)
+		}
+		fmt.Fprintf(&b, "%-16s%-12d%-6d%-6d%-8s%-10d`\n", member.name, 0, 0, 0, "100644", len(content))
+		b.Write(content)
+		if len(content)%2 == 1 {
+			b.WriteByte('\n')
+		}
+	}
+	return b.Bytes()
+}
+
+func tgz(t *testing.T, files map[string]string) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	w := tar.NewWriter(z)
+	for name, content := range files {
+		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(content))}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write([]byte(content)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(w.Close(), z.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// TestMadeIndex: the mirror has replaced the index a lock names and still has
+// the lock's packages: steps get an index of these alone.
+func TestMadeIndex(t *testing.T) {
+	w := standard(t)
+	files := map[string][]byte{
+		"debian/pool/main/h/hello/hello_1_amd64.deb": realDeb(t, "hello", "1", "amd64"), "debian/pool/main/d/data/data_2_all.deb": realDeb(t, "data", "2", "all"),
+		"debian/pool/main/h/hello/hello_1_arm64.deb": realDeb(t, "hello", "1", "arm64"),
+	}
+	l := &lockfile.Lock{Epoch: 1700000000, Materials: []lockfile.Material{
+		{Ecosystem: Debian, Path: "debian/dists/bookworm/InRelease", Digest: digest([]byte("of yesterday")), Size: 12},
+		{Ecosystem: Debian, Path: "debian/dists/bookworm/main/binary-amd64/by-hash/SHA256/" + digest([]byte("list")).Hex(), Digest: digest([]byte("list")), Size: 4},
+		{Ecosystem: Debian, Path: "debian/dists/bookworm/main/binary-arm64/by-hash/SHA256/" + digest([]byte("list2")).Hex(), Digest: digest([]byte("list2")), Size: 5},
+	}}
+	for path, b := range files {
+		w.files.set("/"+path, b)
+		l.Materials = append(l.Materials, lockfile.Material{Ecosystem: Debian, Path: path, Digest: digest(b), Size: int64(len(b))})
+	}
+	g, sock := testGateway(t, w.discover(Config{}), t.TempDir())
+	g.Enforce(l.Key(), l, "cat/locks/app.json", "drydock mirror lock")
+	c, _, _ := lockedStep(t, sock, step1, l.Key())
+	suite := gatewayAt + "/debian/debian/dists/bookworm/"
+	if resp, body := get(t, c, suite+"InRelease"); resp.StatusCode != http.StatusNotFound || resp.Header.Get("X-Drydock-Refused") != "" {
+		t.Errorf("a signed index: %s %q", resp.Status, body)
+	}
+	resp, release := get(t, c, suite+"Release")
+	if resp.StatusCode != http.StatusOK || !strings.Contains(release, "Codename: bookworm\n") || !strings.Contains(release, "Date: Tue, 14 Nov 2023 22:13:20 UTC\n") || !strings.Contains(release, "Architectures: amd64 arm64\n") {
+		t.Errorf("%s %q", resp.Status, release)
+	}
+	_, list := get(t, c, suite+"main/binary-amd64/Packages")
+	if !strings.Contains(release, " "+hexsum([]byte(list))+" "+fmt.Sprint(len(list))+" main/binary-amd64/Packages\n") {
+		t.Errorf("the release names other lists: %s", release)
+	}
+	packages, err := debian.ParsePackages(strings.NewReader(list))
+	if err != nil || len(packages) != 2 || packages[0].Name != "data" || packages[1].Name != "hello" || packages[1].Architecture != "amd64" {
+		t.Fatalf("%v %+v", err, packages)
+	}
+	if _, got := get(t, c, gatewayAt+"/debian/debian/"+packages[1].Filename); got != string(files["debian/pool/main/h/hello/hello_1_amd64.deb"]) || packages[1].SHA256 != hexsum([]byte(got)) {
+		t.Errorf("the package the list names: %q", got)
+	}
+	if resp, _ := get(t, c, suite+"main/binary-amd64/Packages.xz"); resp.StatusCode != http.StatusNotFound {
+		t.Errorf("what is not made: %s", resp.Status)
+	}
+	// poisoned: none is made of what is not what the lock names
+	w.files.set("/debian/pool/main/d/data/data_2_all.deb", realDeb(t, "data", "3", "all"))
+	empty, err := Discover(context.Background(), Config{}, w.host, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	g2, sock := testGateway(t, empty, t.TempDir())
+	g2.Enforce(l.Key(), l, "cat/locks/app.json", "drydock mirror lock")
+	c, told, _ := lockedStep(t, sock, step1, l.Key())
+	if resp, body := get(t, c, suite+"Release"); resp.StatusCode != http.StatusForbidden || !strings.Contains(body, "data_2_all.deb") {
+		t.Errorf("%s %q", resp.Status, body)
+	}
+	if r := nextRefusal(t, told); r.Rule != RuleServed {
+		t.Errorf("%+v", r)
 	}
 }

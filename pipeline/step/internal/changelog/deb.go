@@ -10,7 +10,7 @@ import (
 	"path"
 	"strings"
 
-	"drydock/modules/base/deb"
+	"drydock/modules/mirror/debian/deb"
 )
 
 // maxChangelog bounds a changelog unpacked; the largest real ones have 5 MB.

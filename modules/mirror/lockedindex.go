@@ -1,0 +1,273 @@
+package mirror
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"drydock/modules/artifact"
+	"drydock/modules/mirror/debian/deb"
+	"drydock/modules/mirror/internal/fetch"
+	"drydock/modules/mirror/lockfile"
+)
+
+// A Debian archive replaces its indexes several times a day and keeps its
+// packages for years. A lock names both: the indexes are what its steps read,
+// the packages what they took. When an index a lock names is served no more, the
+// gateway makes one that lists the lock's packages and nothing else, from what
+// the packages say of themselves: apt finds the same versions in it and no
+// newer ones. It cannot be signed as Debian signs, and need not be: every
+// package is held to the digest in the lock whatever an index says (aptConf
+// lets apt take it).
+
+// madeIndex is the index of one suite, as a lock has it.
+type madeIndex struct {
+	once  sync.Once
+	files map[string][]byte // by path below the suite; nil: the real ones are served
+	err   error             // of a package that cannot be had
+	pin   string            // that package's path
+}
+
+// suiteOf splits the path of a file of a suite's index: <archive>/dists/<suite>
+// and the rest. Suites have slashes at times; a Release file is at their top and
+// the rest is below <component>/<kind>-<arch>.
+func (s *lockSet) suiteOf(asked string) (suite, rest string, ok bool) {
+	for _, root := range s.suites {
+		if rest, ok = strings.CutPrefix(asked, root+"/"); ok {
+			return root, rest, true
+		}
+	}
+	return "", "", false
+}
+
+// suitesOf are the suites whose Release file a lock names.
+func (s *lockSet) suitesOf() []string {
+	var out []string
+	for k := range s.pins {
+		asked, ok := strings.CutPrefix(k, Debian+" ")
+		if base := path.Base(asked); ok && strings.Contains(asked, "/dists/") && (base == "InRelease" || base == "Release") {
+			out = append(out, path.Dir(asked))
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// serveMade answers from an index made for a lock; false: the real one is there.
+func (g *Gateway) serveMade(w http.ResponseWriter, r *http.Request, s *lockSet, asked string) bool {
+	suite, rest, ok := s.suiteOf(asked)
+	if !ok || s.grows {
+		return false
+	}
+	g.locks.mu.Lock()
+	made := s.made[suite]
+	if made == nil {
+		made = &madeIndex{}
+		s.made[suite] = made
+	}
+	g.locks.mu.Unlock()
+	made.once.Do(func() { g.makeIndex(context.WithoutCancel(r.Context()), s, suite, made) })
+	switch doc, ok := made.files[rest]; {
+	case fetch.Unreachable(made.err) && !errors.Is(made.err, ErrOffline):
+		g.locks.mu.Lock()
+		delete(s.made, suite) // it may be back
+		g.locks.mu.Unlock()
+		g.fail(w, r, made.err)
+	case made.err != nil:
+		pin, _, _ := g.locks.find(s, Debian+" "+made.pin)
+		g.refuseBy(w, r, s.notServed(pin, pin.Path, made.err))
+	case made.files == nil:
+		return false
+	case !ok:
+		answer(w, http.StatusNotFound, "drydock: of this suite there is what "+s.file+" names")
+	default:
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		http.ServeContent(w, r, "", time.Unix(s.epoch, 0), bytes.NewReader(doc))
+	}
+	return true
+}
+
+// makeIndex finds out whether a suite's index is to be made, and makes it.
+func (g *Gateway) makeIndex(ctx context.Context, s *lockSet, suite string, made *madeIndex) {
+	var index, packages []string // paths
+	archive, _, _ := strings.Cut(suite, "/")
+	for k := range s.pins {
+		switch asked, ok := strings.CutPrefix(k, Debian+" "); {
+		case !ok:
+		case strings.HasPrefix(asked, suite+"/"):
+			index = append(index, asked)
+		case strings.HasPrefix(asked, archive+"/") && strings.HasSuffix(asked, ".deb"):
+			packages = append(packages, asked)
+		}
+	}
+	slices.Sort(index) // the Release file, which goes first, before what it lists
+	slices.Sort(packages)
+	if len(packages) == 0 || g.haveAll(ctx, s, index) {
+		return
+	}
+	stanzas := make([]stanza, len(packages))
+	group, gctx := errgroup.WithContext(ctx)
+	group.SetLimit(4)
+	for i, asked := range packages {
+		group.Go(func() error {
+			blob, err := g.pinnedBlob(gctx, s, asked)
+			if err == nil {
+				stanzas[i], err = stanzaOf(blob, strings.TrimPrefix(asked, archive+"/"))
+			}
+			if err != nil {
+				return &madeError{asked, err}
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		var e *madeError
+		if errors.As(err, &e) {
+			made.pin, made.err = e.asked, e.err
+		}
+		return
+	}
+	g.logf("%s: the index of %s that %s names is served no more; steps get one of its %d packages, which apt cannot authenticate and the lock does", Debian, suite, s.file, len(packages))
+	made.files = indexOf(path.Base(suite), time.Unix(s.epoch, 0), partsOf(index, suite), stanzas)
+}
+
+type madeError struct {
+	asked string
+	err   error
+}
+
+func (e *madeError) Error() string { return e.asked + ": " + e.err.Error() }
+func (e *madeError) Unwrap() error { return e.err }
+
+// haveAll fetches all files; false when one is served no more. One that cannot
+// be asked for now may be back.
+func (g *Gateway) haveAll(ctx context.Context, s *lockSet, paths []string) bool {
+	for _, asked := range paths {
+		if _, err := g.pinnedBlob(ctx, s, asked); err != nil {
+			return fetch.Unreachable(err) && !errors.Is(err, ErrOffline)
+		}
+	}
+	return true
+}
+
+// pinnedBlob gets a Debian file a lock names into the content store.
+func (g *Gateway) pinnedBlob(ctx context.Context, s *lockSet, asked string) (Blob, error) {
+	pin, _, _ := g.locks.find(s, Debian+" "+asked)
+	wants, err := g.pinnedWants(ctx, pin, asked, http.Header{})
+	for _, w := range wants {
+		var blob Blob
+		if blob, err = g.set.get(ctx, w); err == nil {
+			return blob, nil
+		}
+	}
+	if err == nil {
+		err = notFoundError(gatewayURL + "/" + Debian + "/" + asked)
+	}
+	return Blob{}, err
+}
+
+// stanza is a package's in an index.
+type stanza struct {
+	arch string
+	text []byte
+}
+
+// stanzaOf makes a package's stanza from its control file (Debian policy 5.3).
+func stanzaOf(blob Blob, rel string) (stanza, error) {
+	f, err := os.Open(blob.Path)
+	if err != nil {
+		return stanza{}, err
+	}
+	defer f.Close()
+	size := blob.Material.Size
+	p, err := deb.Open(f, size)
+	if err != nil {
+		return stanza{}, err
+	}
+	control := bytes.TrimSpace(p.Control["control"])
+	out := stanza{}
+	for line := range bytes.Lines(control) {
+		if v, ok := bytes.CutPrefix(line, []byte("Architecture:")); ok {
+			out.arch = string(bytes.TrimSpace(v))
+		}
+	}
+	if out.arch == "" {
+		return stanza{}, errors.New("the package does not say of which architecture it is")
+	}
+	out.text = fmt.Appendf(nil, "%s\nFilename: %s\nSize: %d\nSHA256: %s\n\n", control, rel, size, blob.Material.Digest.Hex())
+	return out, nil
+}
+
+// part is one list of packages of a suite.
+type part struct{ component, arch string }
+
+// partsOf are the lists whose files a lock names, below a suite.
+func partsOf(index []string, suite string) []part {
+	var out []part
+	for _, asked := range index {
+		component, rest, _ := strings.Cut(strings.TrimPrefix(asked, suite+"/"), "/binary-")
+		arch, _, ok := strings.Cut(rest, "/")
+		if p := (part{component, arch}); ok && arch != "all" && !slices.Contains(out, p) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// indexOf writes a suite's lists and the Release file that names them.
+func indexOf(suite string, at time.Time, parts []part, stanzas []stanza) map[string][]byte {
+	files := map[string][]byte{}
+	var components, archs []string
+	var sums strings.Builder
+	for _, p := range parts {
+		var list []byte
+		for _, s := range stanzas {
+			if s.arch == p.arch || s.arch == "all" {
+				list = append(list, s.text...)
+			}
+		}
+		name := p.component + "/binary-" + p.arch + "/Packages"
+		files[name] = list
+		sum := sha256.Sum256(list)
+		fmt.Fprintf(&sums, " %s %d %s\n", hex.EncodeToString(sum[:]), len(list), name)
+		components, archs = append(components, p.component), append(archs, p.arch)
+	}
+	slices.Sort(components)
+	slices.Sort(archs)
+	var release strings.Builder
+	fmt.Fprintf(&release, "Origin: Debian\nLabel: Debian\nSuite: %s\nCodename: %s\nDate: %s\nArchitectures: %s\nComponents: %s\n",
+		suite, suite, at.UTC().Format(time.RFC1123), strings.Join(slices.Compact(archs), " "), strings.Join(slices.Compact(components), " "))
+	if strings.HasSuffix(suite, "-backports") { // taken when asked for, as there
+		release.WriteString("NotAutomatic: yes\nButAutomaticUpgrades: yes\n")
+	}
+	release.WriteString("SHA256:\n" + sums.String())
+	files["Release"] = []byte(release.String())
+	return files
+}
+
+// notServed is the refusal of a file a lock names.
+func (s *lockSet) notServed(pin lockfile.Material, rel string, err error) refusal {
+	ref := refusal{
+		URL: gatewayURL + "/" + pin.Ecosystem + "/" + rel, Rule: RuleServed,
+		Reason: pin.Ecosystem + " " + pin.Path + " as " + s.file + " has it (" + string(pin.Digest) + ") is served by no mirror any more and is not in the content store",
+		Remedy: "bring the cache of a run that has it (--cache), or lock anew: remove the lock and run drydock mirror lock",
+	}
+	if errors.Is(err, ErrOffline) {
+		ref.Rule = RuleOffline
+		ref.Reason = pin.Ecosystem + " " + pin.Path + " (" + string(pin.Digest) + "): " + fetch.ErrOffline.Error()
+		ref.Remedy = strings.Join(artifact.Remedies(err), "; ")
+	}
+	return ref
+}
