@@ -119,6 +119,9 @@ func (g *gateway) answer(conn net.Conn) {
 	g.mu.Lock()
 	g.lines = append(g.lines, m)
 	g.mu.Unlock()
+	if m["kind"] == "authority" {
+		return
+	}
 	if m["kind"] == "build" {
 		fmt.Fprintln(conn, `{"ok":true}`)
 		return

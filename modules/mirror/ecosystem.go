@@ -37,6 +37,8 @@ type ecosystem struct {
 	upstreams func(s *Set, rel string) (ups []upstream, below string, ok bool)
 	// route finds addresses of its own other than its mirrors'; nil: none.
 	route func(s *Set, hostPath string) (rel string, ok bool)
+	// hosts is whose those addresses may be, with their ports; nil: nobody's.
+	hosts func(s *Set) []string
 }
 
 // ecosystems lists them in the order they are shown and asked in.

@@ -24,6 +24,14 @@ func filesEcosystem() ecosystem {
 			_, _, ok := s.fileUpstreams(hostPath)
 			return hostPath, ok
 		},
+		hosts: func(s *Set) (out []string) {
+			for _, m := range s.cfg.Files {
+				_, prefix, _ := strings.Cut(m.Prefix, "://")
+				host, _, _ := strings.Cut(prefix, "/")
+				out = append(out, host)
+			}
+			return out
+		},
 		serve:     (*Gateway).serveFile,
 		upstreams: (*Set).fileUpstreams,
 	}

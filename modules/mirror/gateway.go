@@ -3,6 +3,7 @@ package mirror
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"drydock/modules/artifact"
@@ -46,6 +48,8 @@ type Gateway struct {
 	queue *connQueue
 	out   *egress // nil: nothing but the mirrors is reached
 
+	authority authority // of the certificates steps are shown
+
 	mu        sync.Mutex
 	listeners map[net.Listener]bool
 	conns     map[net.Conn]bool
@@ -68,8 +72,11 @@ func NewGateway(s *Set, opt GatewayOptions) *Gateway {
 		IdleTimeout:       5 * time.Minute,
 		ErrorLog:          log.New(logWriter{g}, "", 0),
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			if tc, ok := c.(*tls.Conn); ok {
+				c = tc.NetConn()
+			}
 			if sc, ok := c.(*stepConn); ok {
-				return context.WithValue(ctx, stepKey{}, sc.step)
+				return context.WithValue(ctx, stepKey{}, sc)
 			}
 			return ctx
 		},
@@ -82,13 +89,15 @@ type stepKey struct{}
 
 // stepOf is the step a request comes from.
 func stepOf(ctx context.Context) string {
-	step, _ := ctx.Value(stepKey{}).(string)
-	return step
+	if sc, ok := ctx.Value(stepKey{}).(*stepConn); ok {
+		return sc.step
+	}
+	return ""
 }
 
 // hello is the first line of a connection to the gateway.
 type hello struct {
-	Kind  string `json:"kind"` // conn, step, build
+	Kind  string `json:"kind"` // conn, step, build, authority
 	Proto string `json:"proto"`
 	Step  string `json:"step"`
 	Name  string `json:"name"`
@@ -194,13 +203,9 @@ func (g *Gateway) handle(c net.Conn) {
 		}
 		_ = c.Close()
 	case h.Kind == "conn" && h.Proto == "tls":
-		if ctx, cancel := context.WithTimeout(context.Background(), time.Minute); g.observes(ctx, h.Step) {
-			g.passTLS(ctx, c, r, h.Step)
-			cancel()
-		} else {
-			cancel()
-			g.refuseTLS(c, r, h.Step)
-		}
+		g.serveTLS(c, r, h.Step, "")
+	case h.Kind == "authority":
+		g.tellAuthority(c)
 	case h.Kind == "step":
 		g.control(c, r, h)
 	case h.Kind == "build":
@@ -235,6 +240,7 @@ type stepConn struct {
 	net.Conn
 	r      *bufio.Reader
 	step   string
+	asked  atomic.Bool // a request came by it
 	once   sync.Once
 	closed chan struct{}
 }
@@ -312,7 +318,7 @@ type refusal struct {
 }
 
 // remedyMirrorOnly is what to do about a refusal of RuleMirrorOnly.
-const remedyMirrorOnly = "take it from a mirror (" + gatewayURL + "/debian/ /go/ /npm/ /oci/), or make it part of the build context"
+const remedyMirrorOnly = "take it from a mirror (" + gatewayURL + "/debian/ /go/ /npm/ /oci/), list it under files: or git: in mirrors.yaml, or make it part of the build context"
 
 // refused tells the step's executor, and the log, what was refused.
 func (g *Gateway) refused(step string, r refusal) {

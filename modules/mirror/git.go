@@ -45,11 +45,22 @@ func gitEcosystem() ecosystem {
 	return ecosystem{
 		name: Git, client: "git: in mirrors.yaml, which names hosts and where they are mirrored",
 		route: (*Set).gitRoute, serve: (*Gateway).serveGit, posts: true, ownLock: true,
+		hosts: func(s *Set) (out []string) {
+			for _, m := range s.cfg.Git {
+				host, _, _ := strings.Cut(strings.Trim(m.Prefix, "/"), "/")
+				out = append(out, host)
+			}
+			return out
+		},
 	}
 }
 
-// gitRoute recognises addresses of hosts that are mirrored.
+// gitRoute recognises addresses of hosts that are mirrored. Such a host may have
+// files beside its repositories.
 func (s *Set) gitRoute(hostPath string) (string, bool) {
+	if m, _ := s.fileMirror(hostPath); m != nil && path.Base(hostPath) != "git-upload-pack" && !strings.HasSuffix(hostPath, "/info/refs") {
+		return "", false
+	}
 	_, _, ok := s.gitUpstreams(hostPath)
 	return hostPath, ok
 }

@@ -32,7 +32,8 @@ const (
 	lockMark  = "drydock-lock-"
 	aptSecret = "drydock-apt-config" //nolint:gosec // a name
 	aptFile   = "/dev/drydock-apt.conf"
-	aptConf   = "Acquire::Check-Valid-Until \"false\";\nAcquire::AllowInsecureRepositories \"true\";\nAPT::Get::AllowUnauthenticated \"true\";\n"
+	aptConf   = "Acquire::Check-Valid-Until \"false\";\nAcquire::AllowInsecureRepositories \"true\";\nAPT::Get::AllowUnauthenticated \"true\";\n" + aptTrust
+	aptTrust  = "Acquire::https::CAInfo \"/dev/drydock-cas.pem\";\n" // what the executor gives a step to trust
 )
 
 var (

@@ -2,12 +2,12 @@ package mirror
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"hash"
@@ -18,8 +18,11 @@ import (
 	"net/http/httputil"
 	"net/netip"
 	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -27,6 +30,7 @@ import (
 
 	"drydock/modules/artifact"
 	"drydock/modules/mirror/internal/fetch"
+	"drydock/modules/mirror/internal/store"
 )
 
 // RuleThisMachine refuses an observed step what is on the machine that builds.
@@ -38,7 +42,7 @@ const EcosystemObserved = "observed"
 // Contact is one exchange of an observed step with a host that is no mirror.
 type Contact struct {
 	Host     string          `json:"host"`             // with its port
-	Scheme   string          `json:"scheme"`           // http, https (an ADD, which the gateway fetches), tls (a tunnel nobody looked into)
+	Scheme   string          `json:"scheme"`           // http, https, tls (a tunnel nobody looked into)
 	Method   string          `json:"method,omitempty"` // of a request that was seen
 	URL      string          `json:"url,omitempty"`    // of a request that was seen, without credentials
 	Status   int             `json:"status,omitempty"` // of its answer; 0: there was none
@@ -58,6 +62,46 @@ type egress struct {
 	transport *http.Transport
 	proxy     func(*url.URL) (*url.URL, error)
 	proxies   map[string]bool // host:port of the machine's own proxies
+
+	file   string // where they are kept
+	mu     sync.Mutex
+	opaque map[string]bool // hosts to which TLS is not looked into: their clients do not trust the gateway
+}
+
+// opaqueFile keeps those hosts for the next run: a client that was not trusted
+// may try no second time in this one.
+type opaqueFile struct {
+	Version int      `json:"version"` // 1
+	Hosts   []string `json:"hosts"`
+}
+
+func (o *egress) isOpaque(host string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.opaque[host]
+}
+
+func (o *egress) setOpaque(host string) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.opaque[host] = true
+	text, err := json.Marshal(opaqueFile{1, slices.Sorted(maps.Keys(o.opaque))})
+	if err != nil {
+		return err
+	}
+	return store.WriteFile(o.file, append(text, '\n'))
+}
+
+// readOpaque takes over what an earlier run found out, if anything.
+func (o *egress) readOpaque() {
+	var doc opaqueFile
+	text, err := os.ReadFile(o.file)
+	if err != nil || json.Unmarshal(text, &doc) != nil || doc.Version != 1 {
+		return
+	}
+	for _, host := range doc.Hosts {
+		o.opaque[host] = true
+	}
 }
 
 // ObserveMounts are the mounts every RUN of an observed build is given: part of
@@ -86,7 +130,8 @@ func (g *Gateway) ObserveEgress(key string) error {
 	if err != nil {
 		return err
 	}
-	o := &egress{key: key, proxy: conf.ProxyFunc(), proxies: map[string]bool{}}
+	o := &egress{key: key, proxy: conf.ProxyFunc(), proxies: map[string]bool{}, opaque: map[string]bool{}, file: filepath.Join(filepath.Dir(g.steps.dir), "observed-tls.json")}
+	o.readOpaque()
 	for _, scheme := range []string{"http", "https"} {
 		if p, err := o.proxy(&url.URL{Scheme: scheme, Host: "proxied.invalid"}); err == nil && p != nil {
 			o.proxies[addressOf(p)] = true
@@ -226,12 +271,8 @@ func (b *watched) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// tunnel answers CONNECT of an observed step.
-func (g *Gateway) tunnel(w http.ResponseWriter, r *http.Request) {
-	if !allowed((&url.URL{Host: r.Host}).Hostname()) {
-		g.refuseLocal(w, r, "https://"+r.Host+"/")
-		return
-	}
+// tunnelOut answers CONNECT of an observed step to a port of who knows what.
+func (g *Gateway) tunnelOut(w http.ResponseWriter, r *http.Request) {
 	c := g.steps.contact(stepOf(r.Context()), Contact{Host: r.Host, Scheme: "tls"})
 	up, err := g.out.connect(r.Context(), r.Host)
 	if errors.Is(err, errThisMachine) {
@@ -257,34 +298,29 @@ func (g *Gateway) tunnel(w http.ResponseWriter, r *http.Request) {
 	g.splice(c, conn, rw.Reader, up)
 }
 
-// passTLS lets a TLS connection of a step that asks no proxy out to the name it
-// greets.
-func (g *Gateway) passTLS(ctx context.Context, conn net.Conn, r *bufio.Reader, step string) {
-	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(15 * time.Second))
-	var greeting bytes.Buffer
-	name := serverName(io.TeeReader(io.LimitReader(r, 64<<10), &greeting))
-	_ = conn.SetDeadline(time.Time{})
-	host := net.JoinHostPort(name, "443")
-	c := g.steps.contact(step, Contact{Host: host, Scheme: "tls"})
+// passTLS lets a connection of an observed step out to whom it is for, without
+// looking into it.
+func (g *Gateway) passTLS(ctx context.Context, conn net.Conn, from io.Reader, call tlsCall) {
+	host := net.JoinHostPort(hostname(call.host()), portOr443(call.host()))
+	c := g.steps.contact(call.step, Contact{Host: host, Scheme: "tls"})
 	err := errThisMachine
 	var up net.Conn
 	switch {
-	case name == "":
+	case call.host() == "":
 		err = errors.New("TLS without a server name: nobody knows whom it is for")
-	case allowed(name):
+	case allowed(hostname(call.host())):
 		up, err = g.out.connect(ctx, host)
 	}
 	if err != nil {
 		g.steps.change(func() { c.Failed = err.Error() })
 		if errors.Is(err, errThisMachine) {
-			g.refused(step, refusal{URL: "https://" + name + "/", Rule: RuleThisMachine, Reason: err.Error()})
+			g.refused(call.step, refusal{URL: call.url(), Rule: RuleThisMachine, Reason: err.Error()})
 		}
-		_, _ = conn.Write([]byte{21, 3, 3, 0, 2, 2, 49}) // access_denied, as refuseTLS has it
+		_, _ = io.WriteString(conn, tlsDenied)
 		return
 	}
 	defer up.Close()
-	g.splice(c, conn, io.MultiReader(&greeting, r), up)
+	g.splice(c, conn, from, up)
 }
 
 // splice copies both ways until both have ended, and counts.

@@ -5,11 +5,13 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -69,7 +71,9 @@ func newOutside(t *testing.T) *outside {
 func observing(t *testing.T, o *outside) (*Gateway, string, string) {
 	t.Helper()
 	dir := t.TempDir()
-	s, err := Discover(t.Context(), Config{}, Host{
+	trust := filepath.Join(dir, "trust.pem")
+	writeFile(t, trust, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: o.secure.Certificate().Raw})))
+	s, err := Discover(t.Context(), Config{Trust: trust}, Host{
 		Environ: []string{"HTTP_PROXY=" + strings.Replace(o.proxy.URL, "//", "//me:word@", 1), "HTTPS_PROXY=" + o.proxy.URL},
 		Home:    t.TempDir(), EtcApt: t.TempDir(), GoEnvFile: "/nonexistent",
 	}, dir)
@@ -136,30 +140,60 @@ func TestObserveEgress(t *testing.T) {
 	}
 	_ = resp.Body.Close()
 
-	// TLS by CONNECT, and by a client that asks no proxy: not looked into
+	// TLS of clients that trust the gateway
+	for _, proxied := range []bool{true, false} {
+		if resp, body := get(t, secureClient(t, sock, step1, proxied, false), "https://example.com/dist/tool?x=1"); body != "secret of example.com" {
+			t.Errorf("proxied %v: %s %q", proxied, resp.Status, body)
+		}
+	}
+	if resp, _ := get(t, secureClient(t, sock, step1, true, false), "https://closed.example/"); resp.StatusCode != http.StatusBadGateway {
+		t.Error("a proxy that refuses:", resp.Status)
+	}
+
+	// of those that do not, by CONNECT and straight: not looked into when they
+	// try again
 	pool := x509.NewCertPool()
 	pool.AddCert(o.secure.Certificate())
 	conf := &tls.Config{RootCAs: pool, ServerName: "example.com", MinVersion: tls.VersionTLS12}
-	c := greet(t, sock, m{"kind": "conn", "proto": "http", "step": step1})
-	fmt.Fprintf(c, "CONNECT tunnel.example:443 HTTP/1.1\r\nHost: tunnel.example:443\r\n\r\n")
-	br := bufio.NewReader(c)
-	if line, _ := br.ReadString('\n'); !strings.Contains(line, " 200 ") {
-		t.Fatal(line)
+	for _, try := range []string{"untrusting", "again"} {
+		c := greet(t, sock, m{"kind": "conn", "proto": "http", "step": step1})
+		fmt.Fprintf(c, "CONNECT tunnel.example:443 HTTP/1.1\r\nHost: tunnel.example:443\r\n\r\n")
+		br := bufio.NewReader(c)
+		if line, _ := br.ReadString('\n'); !strings.Contains(line, " 200 ") {
+			t.Fatal(line)
+		}
+		_, _ = br.ReadString('\n')
+		secure := tls.Client(&buffered{c, br}, conf)
+		if try == "untrusting" {
+			if err := secure.Handshake(); err == nil {
+				t.Error("the gateway was trusted")
+			}
+			waitFor(t, "the gateway to notice", func() bool { return g.out.isOpaque("tunnel.example") })
+		} else if body := secretThrough(t, secure); body != "secret of tunnel.example" {
+			t.Errorf("through CONNECT: %q", body)
+		}
 	}
-	_, _ = br.ReadString('\n')
-	if body := secretThrough(t, tls.Client(&buffered{c, br}, conf)); body != "secret of tunnel.example" {
-		t.Errorf("through CONNECT: %q", body)
+	setOpaque := func(host string) {
+		if err := g.out.setOpaque(host); err != nil {
+			t.Fatal(err)
+		}
 	}
-	c = greet(t, sock, m{"kind": "conn", "proto": "tls", "step": step1})
+	setOpaque("example.com")
+	c := greet(t, sock, m{"kind": "conn", "proto": "tls", "step": step1})
 	if body := secretThrough(t, tls.Client(c, conf)); body != "secret of tunnel.example" {
 		t.Errorf("straight: %q", body)
 	}
-	c = greet(t, sock, m{"kind": "conn", "proto": "http", "step": step1})
-	fmt.Fprintf(c, "CONNECT closed.example:443 HTTP/1.1\r\nHost: closed.example:443\r\n\r\n")
-	if line, _ := bufio.NewReader(c).ReadString('\n'); !strings.Contains(line, " 502 ") {
-		t.Error("a proxy that refuses:", line)
+	setOpaque("closed.example")
+	c = greet(t, sock, m{"kind": "conn", "proto": "tls", "step": step1})
+	if err := tls.Client(c, &tls.Config{ServerName: "closed.example", MinVersion: tls.VersionTLS12}).Handshake(); err == nil {
+		t.Error("a proxy that refuses was passed")
 	}
 	ended(t, control)
+
+	next := &egress{opaque: map[string]bool{}, file: g.out.file}
+	if next.readOpaque(); !next.isOpaque("tunnel.example") || next.isOpaque("files.example") {
+		t.Errorf("the next run knows %v", next.opaque)
+	}
 
 	// what is known of the step afterwards, also when it is cached
 	b := greet(t, sock, m{"kind": "build", "build": "x", "steps": []m{{"step": step1, "name": observedRun}}})
@@ -178,6 +212,13 @@ func TestObserveEgress(t *testing.T) {
 	}
 	if post := got["POST api.example:80 http://api.example/v1"]; post.Status != 200 || post.Digest == "" {
 		t.Errorf("%+v", post)
+	}
+	looked := got["GET example.com:443 https://example.com/dist/tool"]
+	if looked.Digest != digest([]byte("secret of example.com")) || looked.Scheme != "https" || looked.Status != 200 {
+		t.Errorf("%+v", looked)
+	}
+	if c := got["GET closed.example:443 https://closed.example/"]; c.Failed == "" {
+		t.Errorf("%+v", c)
 	}
 	for _, host := range []string{"tunnel.example:443", "example.com:443"} {
 		if c := got[" "+host+" "]; c.Scheme != "tls" || c.Received < 100 || c.Sent < 100 || c.URL != "" || c.Failed != "" {

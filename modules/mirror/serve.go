@@ -23,19 +23,14 @@ import (
 
 // serveHTTP answers one request of a step: from a mirror, or with a refusal.
 func (g *Gateway) serveHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.Method == http.MethodConnect && g.observes(r.Context(), stepOf(r.Context())) {
+	if sc, ok := r.Context().Value(stepKey{}).(*stepConn); ok {
+		sc.asked.Store(true)
+	}
+	if r.Method == http.MethodConnect {
 		g.tunnel(w, r)
 		return
 	}
-	if r.Method == http.MethodConnect {
-		host := strings.TrimSuffix(r.Host, ":443")
-		g.refuse(w, r, "https://"+host+"/", "a tunnel to "+r.Host+" would leave the mirrors")
-		return
-	}
-	target := &url.URL{Scheme: "http", Host: r.Host, Path: r.URL.Path, RawPath: r.URL.RawPath}
-	if r.URL.IsAbs() {
-		target.Scheme, target.Host = r.URL.Scheme, r.URL.Host
-	}
+	target := requested(r)
 	route, ok := g.route(r.Context(), target)
 	switch {
 	case !ok && g.observes(r.Context(), stepOf(r.Context())):
@@ -50,6 +45,21 @@ func (g *Gateway) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		g.dispatch(w, r, route)
 	}
+}
+
+// requested is the address a request is for.
+func requested(r *http.Request) *url.URL {
+	u := &url.URL{Scheme: "http", Host: r.Host, Path: r.URL.Path, RawPath: r.URL.RawPath}
+	if r.TLS != nil {
+		u.Scheme = "https"
+	}
+	if r.URL.IsAbs() {
+		u.Scheme, u.Host = r.URL.Scheme, r.URL.Host
+	}
+	if u.Scheme == "https" {
+		u.Host = strings.TrimSuffix(u.Host, ":443")
+	}
+	return u
 }
 
 // refuse answers 403 with the URL, the rule and the remedy, in words and in
@@ -93,7 +103,8 @@ func isAudit(r route) bool {
 
 // route finds out which mirror a URL means: the gateway's own paths, or a
 // mirror's own address, as a Dockerfile's sources may name it. An https address
-// arrives here when it is asked for as of a proxy that fetches for its client.
+// arrives here by TLS that ended at the gateway, or when it is asked for as of a
+// proxy that fetches for its client.
 func (g *Gateway) route(ctx context.Context, u *url.URL) (route, bool) {
 	host := strings.ToLower(u.Hostname())
 	port := u.Port()

@@ -92,6 +92,14 @@ func (b *stepBook) running(step string) *runningStep {
 	return s
 }
 
+// isRunning says whether a step has begun and not ended.
+func (b *stepBook) isRunning(step string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := b.steps[step]
+	return s != nil && s.runs > 0
+}
+
 func (b *stepBook) end(step string, control net.Conn, ok bool) error {
 	b.mu.Lock()
 	s := b.steps[step]

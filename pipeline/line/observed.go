@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -271,11 +272,19 @@ func (o *Observed) propose() {
 		case ecosystem != "":
 			add(Proposed{"unknown", ecosystem, c.Step, "drydock has no mirrors of it: bring what comes from " + base + " in a base or in the context"})
 		case c.Digest != "":
-			add(Proposed{"file", c.URL, c.Step, fmt.Sprintf("keep it where a mirror or the context has it, and hold it to its digest: ADD --checksum=%s", c.Digest)})
+			add(Proposed{"file", c.URL, c.Step, fileChange(c)})
 		default:
-			add(Proposed{"unknown", c.Host, c.Step, "find out what the step takes from there; TLS is not looked into"})
+			add(Proposed{"unknown", c.Host, c.Step, "find out what the step takes from there: its client does not trust the gateway, so that its TLS was not looked into"})
 		}
 	}
+}
+
+// fileChange is how a file may be had within the mirrors.
+func fileChange(c mirror.Contact) string {
+	prefix, name := path.Split(c.URL)
+	_, sum, _ := strings.Cut(string(c.Digest), ":")
+	return fmt.Sprintf("mirror it and list it in mirrors.yaml, files: [{prefix: %q, from: YOUR-MIRROR, sha256: {%q: %s}}]; or keep it in the context, ADD --checksum=%s",
+		prefix, name, sum, c.Digest)
 }
 
 // ecosystemOf guesses what kind of mirror would serve a contact, and what it is

@@ -160,7 +160,7 @@ func (s *step) ownAddress(env []string) {
 // placeAll places devices, /proc, mounts and name files, and sees to it that
 // all of that is taken out again: but for what mounting leaves too.
 func (s *step) placeAll(ctx context.Context, tree *rootTree, mounts []bkexec.Mount, hostname string, gateway bool) error {
-	list, err := s.furnishOwn(hostname, gateway)
+	list, err := s.furnishOwn(tree, hostname, gateway)
 	if err != nil {
 		return err
 	}
@@ -236,9 +236,9 @@ func (s *step) takeAll(tree *rootTree, p *placer, list []*furnishing) error {
 }
 
 // furnishOwn makes what is placed in every step, in the order of placing.
-func (s *step) furnishOwn(hostname string, gateway bool) ([]*furnishing, error) {
+func (s *step) furnishOwn(tree *rootTree, hostname string, gateway bool) ([]*furnishing, error) {
 	var err error
-	if s.fitting, err = s.e.container.fittings.take(hostname, s.e.container.proc); err != nil {
+	if s.fitting, err = s.e.container.fittings.take(hostname, s.e.container.proc, s.trustFiles(tree.path)); err != nil {
 		return nil, err
 	}
 	var list []*furnishing

@@ -184,6 +184,9 @@ func (e *Executor) Exec(ctx context.Context, id string, p bkexec.ProcessInfo) er
 	if c := s.spec.Contained; s.spec.Gateway || c != nil && c.Gateway != "" {
 		env = bkexec.ReplaceEnv(env, gatewayEnv(s.network))
 		s.ownAddress(env)
+		if s.authority != "" {
+			env = trustEnv(env)
+		}
 	}
 	process := &initproc.Process{
 		Args: p.Meta.Args, Env: withHome(env, who.Home), Cwd: filepath.Clean("/" + p.Meta.Cwd),

@@ -188,7 +188,10 @@ func (e *Executor) run(ctx context.Context, v Vertex, id string, root bkexec.Mou
 		return err
 	}
 	if gateway {
-		env = bkexec.ReplaceEnv(env, gatewayEnv(network))
+		var err error
+		if env, err = s.trust(bkexec.ReplaceEnv(env, gatewayEnv(network))); err != nil {
+			return err
+		}
 	}
 	if err := os.Mkdir(s.dir, 0o700); err != nil {
 		return fmt.Errorf("preparing the step: %w", err)

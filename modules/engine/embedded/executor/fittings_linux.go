@@ -1,9 +1,12 @@
 package executor
 
 import (
+	"crypto/sha256"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,7 +19,7 @@ import (
 // whether: no process can set them.
 type fitting struct {
 	dir   string           // has a directory of each name
-	host  string           // name of the host in it
+	kind  [32]byte         // of what is in it: fittings of one kind are the same
 	parts map[string]*part // by name
 }
 
@@ -47,11 +50,22 @@ func markOf(st *unix.Stat_t) mark {
 	return m
 }
 
-// take gives a fitting for a host of that name.
-func (f *fittings) take(host string, proc map[string]string) (*fitting, error) {
+// kindOf is the kind of a fitting by what steps do not have alike.
+func kindOf(host string, dev map[string]string) [32]byte {
+	h := sha256.New()
+	fmt.Fprintf(h, "%q\n", host)
+	for _, name := range slices.Sorted(maps.Keys(dev)) {
+		fmt.Fprintf(h, "%q %q\n", name, dev[name])
+	}
+	return [32]byte(h.Sum(nil))
+}
+
+// take gives a fitting for a host of that name, with further files in /dev.
+func (f *fittings) take(host string, proc, dev map[string]string) (*fitting, error) {
+	kind := kindOf(host, dev)
 	f.mu.Lock()
 	for i, t := range f.free {
-		if t.host == host {
+		if t.kind == kind {
 			f.free = append(f.free[:i], f.free[i+1:]...)
 			f.mu.Unlock()
 			return t, nil
@@ -60,12 +74,12 @@ func (f *fittings) take(host string, proc map[string]string) (*fitting, error) {
 	f.made++
 	dir := filepath.Join(f.root, fmt.Sprintf("fitting%d", f.made))
 	f.mu.Unlock()
-	t := &fitting{dir: dir, host: host, parts: map[string]*part{}}
+	t := &fitting{dir: dir, kind: kind, parts: map[string]*part{}}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("preparing the step: %w", err)
 	}
 	for name, make := range map[string]func(string) error{
-		"dev": makeDev, "sys": makeSys, "proc": func(dir string) error { return makeProc(dir, host, proc) },
+		"dev": func(dir string) error { return makeDev(dir, dev) }, "sys": makeSys, "proc": func(dir string) error { return makeProc(dir, host, proc) },
 	} {
 		if err := make(filepath.Join(dir, name)); err != nil {
 			return nil, fmt.Errorf("preparing the step: %w", err)
@@ -79,16 +93,21 @@ func (f *fittings) take(host string, proc map[string]string) (*fitting, error) {
 	return t, nil
 }
 
-// give takes a fitting back; one that was changed is removed.
+// give takes a fitting back; one that was changed is removed, and of more than
+// are kept the one nobody has wanted for longest: its kind may be gone for good.
 func (f *fittings) give(t *fitting, same bool) {
+	gone := t
 	f.mu.Lock()
-	keep := same && len(f.free) < keptFittings
-	if keep {
+	if same {
+		gone = nil
 		f.free = append(f.free, t)
 	}
+	if len(f.free) > keptFittings {
+		gone, f.free = f.free[0], f.free[1:]
+	}
 	f.mu.Unlock()
-	if !keep {
-		_ = os.RemoveAll(t.dir)
+	if gone != nil {
+		_ = os.RemoveAll(gone.dir)
 	}
 }
 

@@ -18,8 +18,8 @@ var devices = []struct {
 	major, minor uint32
 }{{"null", 1, 3}, {"zero", 1, 5}, {"full", 1, 7}, {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0}}
 
-// makeDev makes what is placed at /dev.
-func makeDev(dir string) error {
+// makeDev makes what is placed at /dev, with further files in it.
+func makeDev(dir string, files map[string]string) error {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err
 	}
@@ -39,6 +39,11 @@ func makeDev(dir string) error {
 			return err
 		}
 	}
+	for name, content := range files {
+		if _, err := writeFile(filepath.Join(dir, name), content); err != nil {
+			return err
+		}
+	}
 	shm := filepath.Join(dir, "shm")
 	if err := os.Mkdir(shm, 0o777); err != nil {
 		return err
@@ -49,7 +54,7 @@ func makeDev(dir string) error {
 // probeDev looks whether device nodes work where steps are.
 func probeDev(dir string) error {
 	defer os.RemoveAll(dir)
-	if err := makeDev(dir); err != nil {
+	if err := makeDev(dir, nil); err != nil {
 		return err
 	}
 	f, err := os.OpenFile(filepath.Join(dir, "null"), os.O_RDWR, 0)

@@ -30,6 +30,8 @@ type step struct {
 	e           *Executor
 	vertex      Vertex
 	socket      string // the gateway's
+	authority   string // its certificate, as PEM; "" for none
+	bundle      string // where the image says its authorities are
 	dir         string
 	process     bkexec.ProcessInfo
 	spec        initproc.Spec
@@ -101,6 +103,9 @@ func (s *step) prepare(ctx context.Context, root bkexec.Mount, mounts []bkexec.M
 		s.spec.Groups = append(s.spec.Groups, uint32(g))
 	}
 	if err := s.nameFiles(hostname, gateway); err != nil {
+		return err
+	}
+	if err := s.mountTrust(rootfs); err != nil {
 		return err
 	}
 	for i, m := range mounts {

@@ -97,6 +97,10 @@ func probeLine(verb string, a []string) error {
 		time.Sleep(time.Duration(n) * time.Millisecond)
 	case "ignore":
 		signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	case "fetch":
+		return probeFetch(a[0], strings.ReplaceAll(a[1], "+", " "))
+	case "unset":
+		return errors.Join(os.Unsetenv(a[0]), os.Unsetenv(a[1]))
 	case "talk":
 		return probeTalk(a[0], a[1], a[2])
 	case "serve":
