@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -13,11 +14,20 @@ import (
 
 // outside starts an HTTP proxy and makes it this machine's way out: it answers
 // for every host below outside.invalid itself and passes everything else on,
-// so that mirrors are reached as ever: outside.
+// so that mirrors are reached as ever; by TLS too with the certificate in DIR:
+// outside DIR.
 func outside(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 0 {
-		ts.Fatalf("usage: outside")
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: outside DIR")
 	}
+	secure := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "%s of %s\n", r.URL.Path, r.Host)
+	}))
+	pair, err := tls.LoadX509KeyPair(ts.MkAbs(args[0]+"/cert.pem"), ts.MkAbs(args[0]+"/key.pem"))
+	ts.Check(err)
+	secure.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
+	secure.StartTLS()
+	ts.Defer(secure.Close)
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		host := r.Host
 		if r.URL.IsAbs() {
@@ -27,8 +37,10 @@ func outside(ts *testscript.TestScript, neg bool, args []string) {
 		switch {
 		case strings.HasSuffix(name, "outside.invalid") && r.Method != http.MethodConnect:
 			fmt.Fprintf(w, "%s of %s\n", r.URL.Path, name)
+		case strings.HasSuffix(name, "outside.invalid"):
+			relay(w, secure.Listener.Addr().String())
 		case r.Method == http.MethodConnect:
-			relay(w, r)
+			relay(w, r.Host)
 		default:
 			forward(w, r)
 		}
@@ -57,8 +69,8 @@ func forward(w http.ResponseWriter, r *http.Request) {
 }
 
 // relay joins a tunnel.
-func relay(w http.ResponseWriter, r *http.Request) {
-	up, err := net.Dial("tcp", r.Host)
+func relay(w http.ResponseWriter, host string) {
+	up, err := net.Dial("tcp", host)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadGateway)
 		return

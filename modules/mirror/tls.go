@@ -139,7 +139,9 @@ func (g *Gateway) endTLS(sc *stepConn, call tlsCall, observed bool) {
 		}
 		if distrust {
 			ct := g.steps.contact(call.step, Contact{Host: net.JoinHostPort(hostname(call.host()), portOr443(call.host())), Scheme: "tls"})
-			g.steps.change(func() { ct.Failed = "the client does not trust the gateway (" + remote.Err.Error() + "); it is let through when it tries again, in the next run at the latest" })
+			g.steps.change(func() {
+				ct.Failed = "the client does not trust the gateway (" + remote.Err.Error() + "); it is let through when it tries again, in the next run at the latest"
+			})
 		}
 	case !g.lists(context.WithoutCancel(ctx), call.host()) && g.steps.isRunning(call.step):
 		g.refused(call.step, refusal{URL: call.url(), Rule: RuleMirrorOnly, Reason: "it is none of the mirrors", Remedy: remedyMirrorOnly})
