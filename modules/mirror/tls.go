@@ -129,7 +129,7 @@ func (g *Gateway) endTLS(sc *stepConn, call tlsCall, observed bool) {
 	}
 	_ = tc.Close()
 	var remote *net.OpError
-	distrust := errors.As(err, &remote) && remote.Op == "remote error"
+	distrust := errors.As(err, &remote) && (remote.Op == "remote error" || isPlainAlert(remote))
 	switch {
 	case err == nil && sc.asked.Load():
 	case observed && (err == nil || distrust):
@@ -151,6 +151,12 @@ func (g *Gateway) endTLS(sc *stepConn, call tlsCall, observed bool) {
 			Remedy: "let it use the authorities in the file SSL_CERT_FILE names, or write the address with http://: the gateway fetches by https all the same",
 		})
 	}
+}
+
+// isPlainAlert recognises how crypto/tls takes the alert of a client on OpenSSL
+// that did not like the certificate: it is not encrypted yet in TLS 1.3.
+func isPlainAlert(e *net.OpError) bool {
+	return e.Op == "local error" && strings.Contains(e.Err.Error(), "bad record MAC")
 }
 
 func hostname(host string) string { return (&url.URL{Host: host}).Hostname() }

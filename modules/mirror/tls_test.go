@@ -145,6 +145,16 @@ func TestGatewayTLSUntrusting(t *testing.T) {
 			t.Errorf("%s: the executor was told %+v", host, r)
 		}
 	}
+	// OpenSSL says so before it encrypts
+	hello := &helloConn{r: strings.NewReader("")}
+	_ = tls.Client(hello, &tls.Config{ServerName: "downloads.test", MinVersion: tls.VersionTLS13}).Handshake()
+	plain := greet(t, sock, m{"kind": "conn", "proto": "tls", "step": step1})
+	_, _ = plain.Write(hello.Bytes())
+	_, _ = plain.Read(make([]byte, 16))
+	_, _ = plain.Write([]byte{21, 3, 3, 0, 2, 2, 48}) // unknown_ca
+	if r := nextRefusal(t, control); r.URL != "https://downloads.test/" || r.Rule != RuleUntrusted {
+		t.Errorf("the executor was told %+v", r)
+	}
 	// GnuTLS looks at the certificate after the handshake
 	conn := tls.Client(greet(t, sock, m{"kind": "conn", "proto": "tls", "step": step1}), &tls.Config{ServerName: "elsewhere.test", InsecureSkipVerify: true})
 	if err := conn.Handshake(); err != nil {
