@@ -22,6 +22,7 @@ type Catalog struct {
 	Stages   []Stage         `yaml:"stages"`
 	Policies []policy.Policy `yaml:"policies"`
 
+	Frontends []Frontend `yaml:"frontends,omitempty"` // that a Dockerfile may name beside the built-in one
 	Emulators *Emulators `yaml:"emulators,omitempty"` // nil: RUN of foreign architectures is refused
 
 	Tightened []Tightened `yaml:"-"` // what a project made stricter
@@ -81,6 +82,7 @@ type Image struct {
 	Ignore         []string         `yaml:"-"` // patterns of the context's .dockerignore
 	NamedContexts  []Context        `yaml:"-"` // Contexts, found, by name
 	Parsed         *dockerfile.File `yaml:"-"`
+	Frontend       *Frontend        `yaml:"-"` // what reads the Dockerfile; nil is the built-in frontend
 	Variants       []Variant        `yaml:"-"` // one with Name "" when there is no matrix
 }
 

@@ -91,14 +91,24 @@ func (l *loader) findContext(s source, img *Image) {
 		l.errs = append(l.errs, err)
 		return
 	}
+	l.readDockerfile(s, img, file)
+	l.readIgnore(img)
+}
+
+// readDockerfile takes a parsed Dockerfile for the image's and checks what can
+// be asked of it.
+func (l *loader) readDockerfile(s source, img *Image, file *dockerfile.File) {
 	img.Parsed = file
+	var err error
+	if img.Frontend, err = l.cat.FrontendOf(file); err != nil {
+		l.errs = append(l.errs, err)
+	}
 	for _, d := range file.Demands() {
 		l.fail(fmt.Sprintf("%s:%d", file.Name, d.Line), "RUN %s asks for a privilege no build is given", d.Flag).Remedy = "remove the flag: a RUN is confined and reaches the mirrors only"
 	}
 	if img.Target != "" && !slices.ContainsFunc(file.Stages, func(st dockerfile.Stage) bool { return strings.EqualFold(st.Name, img.Target) }) {
 		l.fail(s.at("target"), "there is no stage %s in %s", img.Target, file.Name).Remedy = "name a stage of the Dockerfile, or leave target out for the last one"
 	}
-	l.readIgnore(img)
 }
 
 // within says whether a cleaned path is inside a cleaned directory.

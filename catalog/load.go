@@ -48,6 +48,7 @@ func begin(fsys fs.FS, name string) *loader {
 	l.loadPolicies()
 	l.loadStages()
 	l.loadEmulators()
+	l.loadFrontends()
 	l.loadBases()
 	return l
 }

@@ -66,9 +66,6 @@ type statement struct {
 func Parse(name string, data []byte) (*File, error) {
 	f := &File{Name: name, data: data}
 	f.Syntax, _, _, _ = parser.DetectSyntax(data)
-	if err := f.checkSyntax(); err != nil {
-		return nil, err
-	}
 	res, err := parser.Parse(bytes.NewReader(data))
 	if err != nil {
 		return nil, f.fault(lineOf(err), err, "")
@@ -99,22 +96,25 @@ func Parse(name string, data []byte) (*File, error) {
 	return f, nil
 }
 
-// checkSyntax refuses a frontend that is not the Dockerfile language: the
-// engine has that one built in and fetches no other.
-func (f *File) checkSyntax() error {
-	if f.Syntax == "" {
-		return nil
+// Frontend is the frontend the syntax directive names, and where it stands as
+// file:line; "" when that is the Dockerfile language, which the engine has built
+// in.
+func (f *File) Frontend() (ref, place string) {
+	if f.Syntax == "" || BuiltIn(f.Syntax) {
+		return "", ""
 	}
-	repo, _, _ := strings.Cut(f.Syntax, "@")
+	return f.Syntax, fmt.Sprintf("%s:%d", f.Name, f.syntaxLine())
+}
+
+// BuiltIn says whether a reference means the Dockerfile language as Docker
+// publishes it, in any version.
+func BuiltIn(syntax string) bool {
+	repo, _, _ := strings.Cut(syntax, "@")
 	if i := strings.LastIndex(repo, ":"); i > strings.LastIndex(repo, "/") {
 		repo = repo[:i]
 	}
 	repo = strings.TrimPrefix(repo, "docker.io/")
-	if repo == "docker/dockerfile" || repo == "docker/dockerfile-upstream" {
-		return nil
-	}
-	return f.fault(f.syntaxLine(), fmt.Errorf("the syntax directive names the frontend %s, and frontends are not fetched", f.Syntax),
-		"remove the directive, or name docker/dockerfile:1, which is built in")
+	return repo == "docker/dockerfile" || repo == "docker/dockerfile-upstream"
 }
 
 func (f *File) syntaxLine() int {

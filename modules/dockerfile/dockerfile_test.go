@@ -142,7 +142,6 @@ func TestErrorsNameTheirLine(t *testing.T) {
 		{"no FROM", "ARG X=1\n", "x/Dockerfile:1", "no FROM"},
 		{"unterminated heredoc", "FROM full\nRUN <<EOF\nx\n", "x/Dockerfile:2", "unterminated heredoc"},
 		{"bad stage name", "FROM full AS 1x\n", "x/Dockerfile:1", "invalid name"},
-		{"frontend of others", "# syntax=example.org/mine:1\nFROM full\n", "x/Dockerfile:1", "frontends are not fetched"},
 		{"bad variable", "FROM full\nFROM ${X\n", "x/Dockerfile:2", ""},
 		{"mount from a variable", "FROM full\nRUN --mount=from=$X,target=/x true\n", "x/Dockerfile:2", "variable"},
 	} {
@@ -160,6 +159,23 @@ func TestErrorsNameTheirLine(t *testing.T) {
 			_, err := parse(t, c.text).Bases(nil)
 			wantError(t, err, c.place, c.message)
 		})
+	}
+}
+
+func TestFrontend(t *testing.T) {
+	for text, want := range map[string]string{
+		"FROM full\n": " ",
+		"# syntax=docker/dockerfile:1\nFROM full\n":                                      " ",
+		"# syntax = docker.io/docker/dockerfile-upstream:master\nFROM full\n":            " ",
+		"# syntax=docker/dockerfile@sha256:" + strings.Repeat("0", 64) + "\nFROM full\n": " ",
+		"# syntax=docker/dockerfile-mine:1\nFROM full\n":                                 "docker/dockerfile-mine:1 x/Dockerfile:1",
+		"# syntax=example.org/docker/dockerfile:1\nFROM full\n":                          "example.org/docker/dockerfile:1 x/Dockerfile:1",
+		"#!/usr/bin/env x\n# syntax=example.org:5000/mine:1 more\nFROM full\n":           "example.org:5000/mine:1 x/Dockerfile:2",
+	} {
+		ref, place := parse(t, text).Frontend()
+		if got := ref + " " + place; got != want {
+			t.Errorf("%q: frontend %q, want %q", text, got, want)
+		}
 	}
 }
 

@@ -32,6 +32,10 @@ const TierAuto = "auto"
 // keys, stay the same whatever port the images are served on.
 const BaseHost = "base.drydock.internal"
 
+// FrontendFolder is where the frontends of Dockerfiles lie among the images of
+// BaseHost: the embedded engine runs nothing else there as one.
+const FrontendFolder = "frontends/"
+
 // Config says which engine and with what around it. The zero value is the
 // automatic choice with steps that have no network at all.
 type Config struct {

@@ -25,6 +25,8 @@ const (
 	BuildArgEpoch = "SOURCE_DATE_EPOCH"
 	// BuildArgName is the one for the name its materials are filed under.
 	BuildArgName = "DRYDOCK_BUILD"
+	// buildArgFrontend is the one for the image of the frontend.
+	buildArgFrontend = "DRYDOCK_FRONTEND"
 	// buildArgCacheMounts is the Dockerfile frontend's own, for the name space
 	// of RUN --mount=type=cache.
 	buildArgCacheMounts = "BUILDKIT_CACHE_MOUNT_NS"
@@ -36,6 +38,7 @@ type Source struct {
 	ContextDir string   // on this host; "" builds from the Dockerfile alone
 	Ignore     []string // .dockerignore patterns; what they exclude is never sent and changes no key
 	Dockerfile []byte   // with every FROM already a digest
+	Frontend   string   // image that reads the Dockerfile, as the embedded engine spells it; "" is the built-in one
 	Target     string   // stage; "" is the last
 	Args       map[string]string
 	Platform   artifact.Platform
@@ -148,7 +151,13 @@ func container(c *dagger.Client, s Source) *dagger.Container {
 	if s.CacheMounts != "" {
 		opts.BuildArgs = append(opts.BuildArgs, dagger.BuildArg{Name: buildArgCacheMounts, Value: s.CacheMounts})
 	}
+	if s.Frontend != "" {
+		opts.BuildArgs = append(opts.BuildArgs, dagger.BuildArg{Name: buildArgFrontend, Value: s.Frontend})
+	}
 	for _, k := range sortedKeys(s.Args) {
+		if k == buildArgFrontend {
+			continue // the catalog's list says which there are
+		}
 		opts.BuildArgs = append(opts.BuildArgs, dagger.BuildArg{Name: k, Value: s.Args[k]})
 	}
 	for _, id := range sortedKeys(s.Secrets) {

@@ -24,7 +24,7 @@ func Parse(raw json.RawMessage) (Input, error) {
 	ext, internal := def.ExternalParameters, def.InternalParameters
 	in := Input{
 		Image: ext.Image, Variant: ext.Variant, Context: ext.Context, Target: ext.Target, Args: ext.Args,
-		Trigger: ext.Trigger, Folder: ext.Folder, Epoch: internal.Epoch, Engine: internal.Engine,
+		Trigger: ext.Trigger, Folder: ext.Folder, Epoch: internal.Epoch, Engine: internal.Engine, Frontend: internal.Frontend,
 		Hermetic: internal.Hermetic, Gaps: internal.Gaps, Absent: internal.Absent,
 		Builder: p.RunDetails.Builder.ID, Version: p.RunDetails.Builder.Version["drydock"],
 	}

@@ -30,6 +30,7 @@ type Input struct {
 	Platform   artifact.Platform // zero for a statement about the whole index
 	Dockerfile File              // as in the context
 	Context    artifact.Digest   // of the files the build could see
+	Frontend   string            // that read the Dockerfile, and its image; "" the built-in one
 	Target     string            // stage of the Dockerfile; "" the last
 	Args       map[string]string // build arguments
 	Epoch      int64             // SOURCE_DATE_EPOCH, from the lock
@@ -129,6 +130,7 @@ type (
 	}
 	internalParameters struct {
 		Engine   Engine   `json:"engine"`
+		Frontend string   `json:"frontend,omitempty"`
 		Hermetic bool     `json:"hermetic"`
 		Egress   string   `json:"egress,omitempty"` // observed: let out and written down; "" the mirrors only, or what the engine gives
 		Gaps     []string `json:"gaps,omitempty"`
@@ -231,7 +233,7 @@ func (in Input) definition() buildDefinition {
 	return buildDefinition{
 		BuildType: BuildType, ExternalParameters: ext,
 		InternalParameters: internalParameters{
-			Engine: in.Engine, Hermetic: in.Hermetic && !in.Observed, Egress: egressOf(in.Observed), Gaps: gaps, Dirty: in.Source.Dirty, Epoch: in.Epoch, Absent: absent,
+			Engine: in.Engine, Frontend: in.Frontend, Hermetic: in.Hermetic && !in.Observed, Egress: egressOf(in.Observed), Gaps: gaps, Dirty: in.Source.Dirty, Epoch: in.Epoch, Absent: absent,
 		},
 		ResolvedDependencies: in.dependencies(),
 	}

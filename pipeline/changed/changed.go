@@ -220,7 +220,7 @@ func spread(c *catalog.Catalog, why, bases map[string]string) {
 
 // isSetting says whether a file of the catalog decides over every image.
 func isSetting(rel string) bool {
-	return rel == "mirrors.yaml" || strings.HasPrefix(rel, "emulators.") || rel == "stages.yaml" || strings.HasPrefix(rel, "policies/")
+	return rel == "mirrors.yaml" || rel == catalog.FrontendsFile || strings.HasPrefix(rel, "emulators.") || rel == "stages.yaml" || strings.HasPrefix(rel, "policies/")
 }
 
 // partOf says whether a file of the catalog is one an image is made of. Git

@@ -80,6 +80,7 @@ func (l *Line) fingerprint(p plan.Image, seen map[string]bool) (artifact.Digest,
 		}
 		k.Text(path, string(raw))
 	}
+	addFrontend(k, img)
 	if err := l.addEmulators(k); err != nil {
 		return "", err
 	}

@@ -104,7 +104,8 @@ type Line struct {
 	mu        sync.Mutex
 	closers   []func() error
 	bases     map[string]*shared[baseReady]
-	drifts    map[string]*drift // bases that could not be built as locked
+	readers   map[string]*shared[reader] // frontends that Dockerfiles name, by image
+	drifts    map[string]*drift          // bases that could not be built as locked
 	notes     []string
 	logs      *changelogs
 	observing *observation          // a lock is being made
@@ -128,7 +129,7 @@ func New(ctx context.Context, cfg Config) *Line {
 	if cfg.State == nil {
 		cfg.State = &changed.State{}
 	}
-	l := &Line{cfg: cfg, bases: map[string]*shared[baseReady]{}, builds: map[string]string{}, drifts: map[string]*drift{}}
+	l := &Line{cfg: cfg, bases: map[string]*shared[baseReady]{}, readers: map[string]*shared[reader]{}, builds: map[string]string{}, drifts: map[string]*drift{}}
 	l.ctx, l.stop = context.WithCancelCause(ctx)
 	l.mirrors = share(l.openMirrors)
 	l.engine = share(l.openEngine)

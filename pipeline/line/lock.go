@@ -132,7 +132,7 @@ func (l *Line) underLock(e *engine.Engine, img *catalog.Image, b *builtImage, te
 		l.note("--locked holds for bases only: the %s engine gives steps its own network", e.Kind)
 		return nil, text, nil
 	}
-	if err := u.check(l.cfg.Version, frontend(e), b); err != nil {
+	if err := u.check(l.cfg.Version, frontend(e, img), b); err != nil {
 		if !u.soft {
 			return nil, nil, err
 		}
@@ -336,8 +336,11 @@ func lockRefusal(e *artifact.Error, text string, u *underLock) bool {
 	return true
 }
 
-// frontend is what reads Dockerfiles, with its version.
-func frontend(e *engine.Engine) string {
+// frontend is what reads an image's Dockerfile, with its version or digest.
+func frontend(e *engine.Engine, img *catalog.Image) string {
+	if img.Frontend != nil {
+		return img.Frontend.Syntax + " " + img.Frontend.Image
+	}
 	if e.Kind != engine.KindEmbedded {
 		return e.Kind + " " + e.Version
 	}

@@ -196,10 +196,13 @@ func (l *Line) composeLock(name string) (*lockfile.Lock, bool, error) {
 	if err != nil {
 		return nil, false, err
 	}
-	lock := &lockfile.Lock{Version: lockfile.Version, Image: name, Drydock: l.cfg.Version, Frontend: frontend(e), Bases: []lockfile.Base{}}
+	img, ok := l.cfg.Catalog.Image(name)
+	if !ok {
+		return nil, false, fmt.Errorf("the catalog has no image %s", name)
+	}
+	lock := &lockfile.Lock{Version: lockfile.Version, Image: name, Drydock: l.cfg.Version, Frontend: frontend(e, img), Bases: []lockfile.Base{}}
 	files := map[string]lockfile.Material{}
 	absents := map[lockfile.Absent]bool{}
-	ok := true
 	l.mu.Lock()
 	built := slices.Clone(l.built)
 	l.mu.Unlock()

@@ -28,6 +28,7 @@ type order struct {
 	secrets   map[string]string
 	private   []string // ids of those the image may not hold
 	emulators []artifact.Material
+	reader    reader            // what reads the Dockerfile
 	labels    map[string]string // that the image gets
 	inherited map[string]string // that it would get from its base, and does not
 	free      bool              // its lock is not held to
@@ -95,6 +96,9 @@ func (l *Line) order(ctx context.Context, n plan.Node, in run.Inputs) (*order, e
 	if o.labels, o.inherited, err = l.labels(img, variant, *n.Platform, refs, bases); err != nil {
 		return nil, err
 	}
+	if o.reader, err = l.reader(o.engine, img); err != nil {
+		return nil, err
+	}
 	o.emulators, err = l.emulators(o.engine, img, variant, *n.Platform)
 	return o, err
 }
@@ -129,7 +133,7 @@ func (l *Line) carryOut(ctx context.Context, o *order) (*builtImage, error) {
 	// What is exported or tested later is asked for by what it was made of.
 	l.onClose(func() error { done(); return nil })
 	b.Built, err = image.Build(ctx, o.engine.Client, o.step, image.Source{
-		Name: b.Name, ContextDir: contextDir, Ignore: o.img.Ignore, Dockerfile: text, Target: o.img.Target, Args: o.variant.Args,
+		Name: b.Name, ContextDir: contextDir, Ignore: o.img.Ignore, Dockerfile: text, Frontend: o.reader.spelling, Target: o.img.Target, Args: o.variant.Args,
 		Platform: b.Platform, Epoch: b.Epoch, BaseLayers: layers, Secrets: secrets, Private: o.private,
 		Labels: o.labels, Inherited: o.inherited, CacheMounts: under.cacheMounts(), KeepTraces: o.img.KeepTraces,
 	})
@@ -137,7 +141,7 @@ func (l *Line) carryOut(ctx context.Context, o *order) (*builtImage, error) {
 		return nil, l.named(err, o.img, under)
 	}
 	err = l.takeFetched(b, under)
-	b.Materials = append(b.Materials, o.emulators...)
+	b.Materials = slices.Concat(b.Materials, o.emulators, o.reader.materials)
 	l.mu.Lock()
 	l.built = append(l.built, b)
 	l.mu.Unlock()

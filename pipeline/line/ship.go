@@ -273,6 +273,9 @@ func (l *Line) provenance(n plan.Node, in run.Inputs) ([]byte, error) {
 		Source: provenance.Source{URI: st.Remote, Revision: st.Revision, Ref: st.Ref, Dirty: st.Dirty[n.Image] != ""},
 		Engine: provenance.Engine{Kind: e.Kind, Tier: e.Tier, Mode: e.Mode, Version: e.Version},
 	}
+	if img.Frontend != nil {
+		p.Frontend = frontend(e, img)
+	}
 	if l.cfg.CI.JobURL != "" {
 		p.Run = &provenance.Run{InvocationID: l.cfg.CI.JobURL}
 	}

@@ -116,6 +116,9 @@ func Propose(in Input) (*Proposal, error) {
 			return nil, fmt.Errorf("reading %s: %w", file, err)
 		}
 		parsed, err := dockerfile.Parse(file, raw)
+		if err == nil {
+			_, err = in.Catalog.FrontendOf(parsed)
+		}
 		if err != nil {
 			p.Skipped = append(p.Skipped, Skipped{file, "it cannot be read: " + short(err)})
 			continue

@@ -23,6 +23,10 @@ import (
 // references to it stay the same whatever port the loopback registry got.
 const BaseHost = "base.drydock.internal"
 
+// frontendFolder is where frontends lie among the images of BaseHost: nothing
+// else there is run as one.
+const frontendFolder = "frontends/"
+
 // The tiers: how steps are kept apart from the engine and the host.
 const (
 	TierNamespaces = executor.TierNamespaces // T1: every step in namespaces of its own

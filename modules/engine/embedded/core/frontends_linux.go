@@ -19,24 +19,27 @@ func frontends(workers *worker.Controller) map[string]frontend.Frontend {
 	df := forwarder.NewGatewayForwarder(workers.Infos(), dockerfile.Build)
 	return map[string]frontend.Frontend{
 		"dockerfile.v0": df,
-		"gateway.v0":    &syntaxFrontend{dockerfile: df},
+		"gateway.v0":    &syntaxFrontend{dockerfile: df, external: externalFrontend{workers.Infos()}},
 	}
 }
 
 // syntaxFrontend stands where BuildKit would run a frontend from an image
-// ("# syntax=…"). The Dockerfile frontend is built in; any other image would
-// be a build tool nobody reviewed, so it is refused.
-type syntaxFrontend struct{ dockerfile frontend.Frontend }
+// ("# syntax=…"). The Dockerfile frontend is built in, those the catalog lists
+// are run; any other image would be a build tool nobody reviewed.
+type syntaxFrontend struct{ dockerfile, external frontend.Frontend }
 
 var _ frontend.Frontend = (*syntaxFrontend)(nil)
 
-// Solve builds with the built-in frontend, or refuses.
+// Solve builds with the built-in frontend or a listed one, or refuses.
 func (f *syntaxFrontend) Solve(ctx context.Context, b frontend.FrontendLLBBridge, exec bkexec.Executor, opt map[string]string, inputs map[string]*pb.Definition, sid string, sm *session.Manager) (*frontend.Result, error) {
 	source := opt[frontend.KeySource]
+	if isExternal(source) {
+		return f.external.Solve(ctx, b, exec, opt, inputs, sid, sm)
+	}
 	if !builtinSyntax(source) {
 		return nil, &artifact.Error{
 			Kind: artifact.KindUsage, Op: "loading the frontend", Place: source,
-			Message: "a frontend from an image is not run; docker/dockerfile is built in",
+			Message: "a frontend from an image is not run unless the catalog lists it; docker/dockerfile is built in",
 			Remedy:  "remove the # syntax line, or write # syntax=docker/dockerfile:1",
 		}
 	}

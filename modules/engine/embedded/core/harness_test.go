@@ -52,6 +52,7 @@ type task struct {
 	Steps      []stepSpec
 	Dockerfile bool
 	Opts       map[string]string // of the frontend
+	Source     string            // image of the frontend; "" is the built-in one
 	Export     string            // where the result's files go
 	Image      string            // where the result goes as an image with its times rewritten
 	Cancel     time.Duration     // after which it is cancelled; 0 never
@@ -167,6 +168,11 @@ func doTask(ctx context.Context, c *Core, t task) outcome {
 	var def *llb.Definition
 	if t.Dockerfile {
 		so.Frontend, so.FrontendAttrs = "dockerfile.v0", t.Opts
+		if t.Source != "" {
+			so.Frontend, so.FrontendAttrs["source"] = "gateway.v0", t.Source
+			so.FrontendAttrs["cmdline"] = t.Source
+			so.FrontendInputs = map[string]llb.State{"context": llb.Local("context"), "dockerfile": llb.Local("dockerfile")}
+		}
 	} else if def, err = t.definition(ctx); err != nil {
 		return outcome{Err: err.Error()}
 	}

@@ -26,14 +26,18 @@ import (
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// buildNameArg is the build argument that names a build for the gateway; it is
-// not part of the build.
-const buildNameArg = "DRYDOCK_BUILD"
+// Build arguments that are not part of the build: they say to the engine what
+// the API has no field for.
+const (
+	buildNameArg = "DRYDOCK_BUILD"    // names the build for the gateway
+	frontendArg  = "DRYDOCK_FRONTEND" // the image of the frontend that reads the Dockerfile, "" the built-in one
+)
 
 // dockerRequest is one dockerBuild.
 type dockerRequest struct {
 	dir        *directory
 	dockerfile string // within dir
+	frontend   string // image of the one that reads it, "" the built-in one
 	platform   ocispecs.Platform
 	opts       map[string]string // of the Dockerfile frontend
 	name       string            // of the build
@@ -61,7 +65,7 @@ func dockerBuild(ctx context.Context, k *call, d *directory) (any, error) {
 		ids = append(ids, name+"="+k.mac(string(req.secrets[name])))
 	}
 	slices.Sort(ids)
-	b, err := remembered(ctx, k.memo, keyOf("dockerBuild", key, d.path, req.dockerfile, req.opts, req.name, ids), func() (built, error) {
+	b, err := remembered(ctx, k.memo, keyOf("dockerBuild", key, d.path, req.dockerfile, req.frontend, req.opts, req.name, ids), func() (built, error) {
 		return k.buildDockerfile(ctx, req)
 	})
 	if err != nil {
@@ -104,6 +108,8 @@ func (c *call) dockerRequest(ctx context.Context, d *directory) (*dockerRequest,
 			return nil, usage("Directory.dockerBuild: a build argument has no name", "")
 		case name == buildNameArg:
 			req.name = value
+		case name == frontendArg:
+			req.frontend = value
 		default:
 			req.opts["build-arg:"+name] = value
 		}
@@ -167,9 +173,13 @@ func (s *Server) buildDockerfile(ctx context.Context, req *dockerRequest) (built
 }
 
 func solveDockerfile(ctx context.Context, gw gateway.Client, req *dockerRequest, inputs map[string]*pb.Definition) (built, error) {
-	res, err := gw.Solve(ctx, gateway.SolveRequest{
+	solve := gateway.SolveRequest{
 		Frontend: "dockerfile.v0", FrontendOpt: maps.Clone(req.opts), FrontendInputs: inputs, Evaluate: true,
-	})
+	}
+	if req.frontend != "" {
+		solve.Frontend, solve.FrontendOpt["source"] = "gateway.v0", req.frontend
+	}
+	res, err := gw.Solve(ctx, solve)
 	if err != nil {
 		return built{}, err
 	}
