@@ -65,6 +65,7 @@ USER 65532
 // TestContainerRun runs the main job in every kind of container in which a tier
 // works, and gets the digests root gets outside, whatever the tier.
 func TestContainerRun(t *testing.T) {
+	t.Parallel() // the engines are apart, and wait much
 	d := openDock(t)
 	y := openYard(t, d)
 	r := y.runtimes[0]
@@ -87,7 +88,9 @@ func TestContainerRun(t *testing.T) {
 			continue
 		}
 		t.Run(b.name, func(t *testing.T) {
-			job := newJob(t, d, y, b)
+			// what was fetched from the mirrors and the bases that were made of it
+			// are not fetched again: the engine's state is this job's own
+			job := newJob(t, d, y, b, "mirror", "bases", "bases-registry", "vulndb", "facts.json", "materials")
 			if err := smallCatalog(job.dir); err != nil {
 				t.Fatal(err)
 			}
@@ -110,7 +113,8 @@ type containerJob struct {
 	owner [2]int
 }
 
-func newJob(t *testing.T, d *dock, y *yard, b berth) *containerJob {
+// newJob makes a job whose cache has those parts of the shared one.
+func newJob(t *testing.T, d *dock, y *yard, b berth, warm ...string) *containerJob {
 	t.Helper()
 	dir, err := os.MkdirTemp(y.dir, "job-")
 	if err != nil {
@@ -131,13 +135,11 @@ func newJob(t *testing.T, d *dock, y *yard, b berth) *containerJob {
 	if err := os.MkdirAll(filepath.Join(dir, "home"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	// what was fetched from the mirrors and the bases that were made of it are
-	// not fetched again: the engine's state is this job's own
 	if err := os.Mkdir(filepath.Join(dir, "cache"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, warm := range []string{"mirror", "bases", "bases-registry", "vulndb", "facts.json", "materials"} {
-		from := filepath.Join(d.cache, warm)
+	for _, name := range warm {
+		from := filepath.Join(d.cache, name)
 		if !exists(from) {
 			continue
 		}
@@ -171,11 +173,17 @@ func newJob(t *testing.T, d *dock, y *yard, b berth) *containerJob {
 // run runs the program in the job's container.
 func (j *containerJob) run(t *testing.T, r containertest.Runtime, args ...string) containertest.Result {
 	t.Helper()
+	return j.exec(t, r, append([]string{"/opt/drydock/drydock"}, args...)...)
+}
+
+// exec runs whatever program in the job's container.
+func (j *containerJob) exec(t *testing.T, r containertest.Runtime, args ...string) containertest.Result {
+	t.Helper()
 	if err := give(j.dir, j.owner[0], j.owner[1]); err != nil {
 		t.Fatal(err)
 	}
 	c := j.berth.container
-	c.Args = append(append(slices.Clip(j.berth.become), "/opt/drydock/drydock"), args...)
+	c.Args = append(slices.Clip(j.berth.become), args...)
 	c.Dir, c.Env, c.Binds, c.HostNetwork = "/builds", j.env, j.bind, true
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()

@@ -46,6 +46,7 @@ func (h *hostile) faults(s report.Summary, images []string, printed string) (out
 		switch {
 		case bounded && message == "":
 			out = append(out, name+" was built")
+		case name == "fork" && h.also != "" && strings.Contains(message, h.also): // ended, and said so
 		case bounded && !strings.Contains(message, bound.says):
 			out = append(out, fmt.Sprintf("%s failed without saying %q: %s", name, bound.says, message))
 		case name == "caught" && (message == "" || !strings.Contains(printed, "ESCAPED /hostile is there")):
