@@ -65,7 +65,6 @@ USER 65532
 // TestContainerRun runs the main job in every kind of container in which a tier
 // works, and gets the digests root gets outside, whatever the tier.
 func TestContainerRun(t *testing.T) {
-	t.Parallel() // the engines are apart, and wait much
 	d := openDock(t)
 	y := openYard(t, d)
 	r := y.runtimes[0]

@@ -152,7 +152,7 @@ func (l Limits) rlimitsOf(asked []initproc.Rlimit) []initproc.Rlimit {
 	for _, own := range []struct {
 		resource int
 		value    uint64
-	}{{unix.RLIMIT_NOFILE, uint64(l.Files)}, {unix.RLIMIT_FSIZE, fileLimit(l.Disk)}} {
+	}{{unix.RLIMIT_NOFILE, uint64(l.Files)}, {unix.RLIMIT_FSIZE, fileLimit(l.Disk)}, {unix.RLIMIT_NPROC, processLimit(l.Processes)}} {
 		taken := false
 		for _, r := range asked {
 			taken = taken || r.Resource == own.resource
@@ -165,6 +165,14 @@ func (l Limits) rlimitsOf(asked []initproc.Rlimit) []initproc.Rlimit {
 		out = append(out, initproc.Rlimit{Resource: own.resource, Soft: n, Max: n})
 	}
 	return out
+}
+
+// processLimit is how many processes and threads the kernel lets a step's user
+// have: enough for other steps and the engine, who may be the same one, and few
+// enough for the watch to be heard above them. The kernel does not count root's
+// own: there are control groups, or the warden, for that.
+func processLimit(processes int) uint64 {
+	return 2*uint64(max(processes, 0)) + 1024
 }
 
 func fileLimit(disk int64) uint64 {

@@ -34,9 +34,12 @@ func TestDefaultLimits(t *testing.T) {
 
 func TestRlimitsOfLimits(t *testing.T) {
 	asked := []initproc.Rlimit{{Resource: unix.RLIMIT_NOFILE, Soft: 9, Max: 9}}
-	got := Limits{Files: 50, Disk: 1 << 20}.rlimitsOf(asked)
-	if len(got) != 2 || got[0].Soft != 9 || got[1].Resource != unix.RLIMIT_FSIZE || got[1].Soft != 2<<20 {
+	got := Limits{Files: 50, Disk: 1 << 20, Processes: 300}.rlimitsOf(asked)
+	if len(got) != 3 || got[0].Soft != 9 || got[1].Resource != unix.RLIMIT_FSIZE || got[1].Soft != 2<<20 {
 		t.Errorf("got %+v", got)
+	}
+	if p := got[2]; p.Resource != unix.RLIMIT_NPROC || p.Soft <= 300 || p.Soft > 3000 || p.Max != p.Soft {
+		t.Errorf("processes: %+v", p)
 	}
 	if fileLimit(math.MaxInt64) != math.MaxInt64 {
 		t.Error("the limit of files turned around")
