@@ -128,35 +128,44 @@ func (g *Gateway) endTLS(sc *stepConn, call tlsCall, observed bool) {
 		<-sc.closed
 	}
 	_ = tc.Close()
-	var remote *net.OpError
-	distrust := errors.As(err, &remote) && (remote.Op == "remote error" || isPlainAlert(remote))
+	why := distrust(err)
 	switch {
 	case err == nil && sc.asked.Load():
-	case observed && (err == nil || distrust):
+	case observed && (err == nil || why != ""):
 		// asked again it is let through, not looked into
 		if err := g.out.setOpaque(call.host()); err != nil {
 			g.logf("%v", err)
 		}
-		if distrust {
+		if why != "" {
 			ct := g.steps.contact(call.step, Contact{Host: net.JoinHostPort(hostname(call.host()), portOr443(call.host())), Scheme: "tls"})
 			g.steps.change(func() {
-				ct.Failed = "the client does not trust the gateway (" + remote.Err.Error() + "); it is let through when it tries again, in the next run at the latest"
+				ct.Failed = "the client does not trust the gateway (" + why + "); it is let through when it tries again, in the next run at the latest"
 			})
 		}
 	case !g.lists(context.WithoutCancel(ctx), call.host()) && g.steps.isRunning(call.step):
 		g.refused(call.step, refusal{URL: call.url(), Rule: RuleMirrorOnly, Reason: "it is none of the mirrors", Remedy: remedyMirrorOnly})
-	case distrust:
+	case why != "":
 		g.refused(call.step, refusal{
-			URL: call.url(), Rule: RuleUntrusted, Reason: "the client does not trust the gateway's certificate: " + remote.Err.Error(),
+			URL: call.url(), Rule: RuleUntrusted, Reason: "the client does not trust the gateway's certificate: " + why,
 			Remedy: "let it use the authorities in the file SSL_CERT_FILE names, or write the address with http://: the gateway fetches by https all the same",
 		})
 	}
 }
 
-// isPlainAlert recognises how crypto/tls takes the alert of a client on OpenSSL
-// that did not like the certificate: it is not encrypted yet in TLS 1.3.
-func isPlainAlert(e *net.OpError) bool {
-	return e.Op == "local error" && strings.Contains(e.Err.Error(), "bad record MAC")
+// distrust is what a client said that ended a handshake; "" when it was not the
+// client who did. One on OpenSSL says what it thinks of a certificate before it
+// encrypts, which crypto/tls takes for a damaged record.
+func distrust(err error) string {
+	var e *net.OpError
+	switch {
+	case !errors.As(err, &e):
+		return ""
+	case e.Op == "remote error":
+		return e.Err.Error()
+	case e.Op == "local error" && strings.Contains(e.Err.Error(), "bad record MAC"):
+		return "it ended the handshake"
+	}
+	return ""
 }
 
 func hostname(host string) string { return (&url.URL{Host: host}).Hostname() }

@@ -145,16 +145,6 @@ func TestGatewayTLSUntrusting(t *testing.T) {
 			t.Errorf("%s: the executor was told %+v", host, r)
 		}
 	}
-	// OpenSSL says so before it encrypts
-	hello := &helloConn{r: strings.NewReader("")}
-	_ = tls.Client(hello, &tls.Config{ServerName: "downloads.test", MinVersion: tls.VersionTLS13}).Handshake()
-	plain := greet(t, sock, m{"kind": "conn", "proto": "tls", "step": step1})
-	_, _ = plain.Write(hello.Bytes())
-	_, _ = plain.Read(make([]byte, 16))
-	_, _ = plain.Write([]byte{21, 3, 3, 0, 2, 2, 48}) // unknown_ca
-	if r := nextRefusal(t, control); r.URL != "https://downloads.test/" || r.Rule != RuleUntrusted {
-		t.Errorf("the executor was told %+v", r)
-	}
 	// GnuTLS looks at the certificate after the handshake
 	conn := tls.Client(greet(t, sock, m{"kind": "conn", "proto": "tls", "step": step1}), &tls.Config{ServerName: "elsewhere.test", InsecureSkipVerify: true})
 	if err := conn.Handshake(); err != nil {
@@ -170,6 +160,22 @@ func TestGatewayTLSUntrusting(t *testing.T) {
 		t.Errorf("%q, %v", b, err)
 	}
 	if r := nextRefusal(t, control); r.URL != "https://ssh.test/" || !strings.Contains(r.Reason, "not TLS") {
+		t.Errorf("the executor was told %+v", r)
+	}
+}
+
+// OpenSSL says what it thinks of a certificate before it encrypts.
+func TestGatewayTLSPlainAlert(t *testing.T) {
+	w := standard(t)
+	g, sock := testGateway(t, w.discover(tlsFiles(w)), t.TempDir())
+	control := bufio.NewReader(begun(t, g, sock, step1, "RUN curl"))
+	hello := &helloConn{r: strings.NewReader("")}
+	_ = tls.Client(hello, &tls.Config{ServerName: "downloads.test", MinVersion: tls.VersionTLS13}).Handshake()
+	plain := greet(t, sock, m{"kind": "conn", "proto": "tls", "step": step1})
+	_, _ = plain.Write(hello.Bytes())
+	_, _ = plain.Read(make([]byte, 16))
+	_, _ = plain.Write([]byte{21, 3, 3, 0, 2, 2, 48}) // unknown_ca
+	if r := nextRefusal(t, control); r.URL != "https://downloads.test/" || r.Rule != RuleUntrusted {
 		t.Errorf("the executor was told %+v", r)
 	}
 }
