@@ -25,7 +25,9 @@ project itself pins (go.sum, package-lock.json) does not move, and neither do
 the bases of a catalog that is named by commit or digest.
 
 --to takes the mirrors as they were on a day: Debian from the snapshots that
-snapshot: in mirrors.yaml names, Go and npm by the times their proxies state.`,
+snapshot: in mirrors.yaml names, Go, npm and PyPI by the times their mirrors
+state. The lock keeps that time: --locked elsewhere needs it and the mirrors,
+makes the lists it pins again, and refuses where a mirror states otherwise now.`,
 		Flags: append(engineFlags(),
 			str("to", "", "the mirrors as they were at `DATE` (2006-01-02, all of that day, or 2006-01-02T15:04:05Z)"),
 			boolean("dry-run", "show what would change and write nothing"),

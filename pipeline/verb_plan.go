@@ -10,7 +10,8 @@ func (p *program) planVerb() *cli.Command {
 		Usage: "show what run would do, as text or JSON, and do nothing",
 		Description: `Reads the catalog and, with --changed, git; prints the graph of steps in an
 order that respects every dependency, the stages each image may reach and why
-one is held back, and the mirrors with those on the public internet marked.`,
+one is held back, the mirrors (those of git and files: too) with those on the
+public internet marked, and which of them each image uses, as its lock says.`,
 		Flags:  imageFlags(),
 		Action: p.verb(p.showPlan),
 	}
@@ -31,6 +32,9 @@ func (p *program) showPlan(c *cli.Context, s settings) error {
 	}
 	pl, err := ses.plan(c.Context, mirrors)
 	if err != nil {
+		return err
+	}
+	if err := ses.line.AddUses(pl); err != nil {
 		return err
 	}
 	if s.JSON {

@@ -285,7 +285,7 @@ func (b *Builder) makeDebian(ctx context.Context, w *layout.Writer, spec Spec, l
 	var images []v1.Descriptor
 	for i := range lock.Platforms {
 		t := &lock.Platforms[i]
-		in, materials, err := b.fetchTarget(ctx, t)
+		in, materials, err := b.fetchTarget(ctx, lock, t)
 		if err != nil {
 			return "", err
 		}

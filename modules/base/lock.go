@@ -8,24 +8,26 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"drydock/modules/artifact"
 	"drydock/modules/mirror/debian"
 )
 
-// LockVersion is the newest lock format this program reads and the one it
-// writes.
-const LockVersion = 1
+// LockVersion is the newest lock format this program reads, and the one it writes
+// of locks that need it: those made as of a time. Others are of format 1.
+const LockVersion = 2
 
 // Lock pins everything a base is made of. It holds no registry address: paths
 // are relative to whatever mirror serves them.
 type Lock struct {
-	Version   int             `json:"version"` // LockVersion
+	Version   int             `json:"version"` // 1, or 2 with To
 	Name      string          `json:"name"`
 	Kind      string          `json:"kind"`
 	Variant   string          `json:"variant,omitempty"`
 	Suite     string          `json:"suite,omitempty"`
 	Epoch     int64           `json:"epoch"`            // Unix seconds; every time in the base
+	To        int64           `json:"to,omitempty"`     // Unix seconds; the mirrors were taken as of then, 0 as they were
 	Digest    artifact.Digest `json:"digest,omitempty"` // of the index or the only manifest; "" not built yet
 	Request   Request         `json:"request"`
 	Archives  []LockedArchive `json:"archives,omitempty"`
@@ -181,7 +183,9 @@ func plainPath(p string) bool {
 func (l *Lock) Marshal() ([]byte, error) {
 	c := l.clone()
 	c.sort()
-	c.Version = LockVersion
+	if c.Version = 1; c.To != 0 {
+		c.Version = 2
+	}
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
 	enc.SetEscapeHTML(false)
@@ -210,6 +214,14 @@ func (l *Lock) sort() {
 	for _, t := range l.Platforms {
 		slices.SortFunc(t.Packages, func(a, b LockedPackage) int { return strings.Compare(a.Name, b.Name) })
 	}
+}
+
+// at is the time the mirrors were taken as of; zero: as they were.
+func (l *Lock) at() time.Time {
+	if l.To == 0 {
+		return time.Time{}
+	}
+	return time.Unix(l.To, 0).UTC()
 }
 
 // target is the lock's part for one platform.
@@ -298,7 +310,7 @@ func Changes(old, next *Lock) []string {
 // sameInputs says whether two locks differ in times and digests at most.
 func sameInputs(old, next *Lock) bool {
 	c := next.clone()
-	c.Epoch = old.Epoch
+	c.Epoch, c.To = old.Epoch, old.To
 	o := old.clone()
 	o.forget()
 	c.forget()

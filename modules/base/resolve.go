@@ -72,6 +72,9 @@ func Resolve(ctx context.Context, m *mirror.Set, spec Spec) (*Lock, error) {
 		return nil, err
 	}
 	lock.Suite, lock.Epoch, lock.Archives = suite.name, suite.epoch, suite.archives
+	if at := m.At(); !at.IsZero() {
+		lock.To = at.Unix()
+	}
 	for _, platform := range spec.Platforms {
 		target := LockedTarget{Platform: platform}
 		if target.Packages, err = resolvePackages(ctx, m, spec, suite, platform); err != nil {

@@ -37,7 +37,7 @@ type fetched struct {
 const fetches = 6
 
 // fetchTarget gets the locked files of one platform.
-func (b *Builder) fetchTarget(ctx context.Context, t *LockedTarget) (fetched, []artifact.Material, error) {
+func (b *Builder) fetchTarget(ctx context.Context, lock *Lock, t *LockedTarget) (fetched, []artifact.Material, error) {
 	out := fetched{debs: make([]debFile, len(t.Packages))}
 	materials := make([]artifact.Material, len(t.Packages))
 	group, gctx := errgroup.WithContext(ctx)
@@ -46,7 +46,7 @@ func (b *Builder) fetchTarget(ctx context.Context, t *LockedTarget) (fetched, []
 		group.Go(func() error {
 			blob, err := b.Mirrors.Fetch(gctx, mirror.Request{
 				Ecosystem: mirror.Debian, Path: p.Archive + "/" + p.Path,
-				SHA256: artifact.Digest("sha256:" + p.SHA256), Size: p.Size,
+				SHA256: artifact.Digest("sha256:" + p.SHA256), Size: p.Size, At: lock.at(),
 			})
 			if err != nil {
 				return fmt.Errorf("fetching %s %s: %w", p.Name, p.Version, err)

@@ -145,7 +145,7 @@ func serve(ctx context.Context, c *core.Core, l net.Listener) error {
 	if err != nil {
 		return err
 	}
-	shared.Client = core.MemberID
+	shared.Client, shared.MadeBy = core.MemberID, c.MadeBy
 	c.WrapExecutor(shared.Capture)
 	clients := &front.Clients{Open: func(id string) (context.Context, *front.Server, error) {
 		m := c.Member(id)

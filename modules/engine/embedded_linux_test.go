@@ -205,6 +205,83 @@ func TestBuildSteps(t *testing.T) {
 	}
 }
 
+// madeBy is what the last build line says of each step: who made its result.
+func (g *gateway) madeBy() (steps, made []string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, m := range g.lines {
+		if m["kind"] != "build" {
+			continue
+		}
+		steps, made = nil, nil
+		list, _ := m["steps"].([]any)
+		for _, e := range list {
+			one, _ := e.(map[string]any)
+			by, _ := one["madeBy"].(string)
+			steps, made = append(steps, fmt.Sprint(one["step"])), append(made, by)
+		}
+	}
+	return steps, made
+}
+
+// Steps whose names are new and whose results are not are told with the names
+// they ran by: of all of them, though BuildKit loads the last one's alone, also
+// by another engine, and by a third after that.
+func TestStepsOfNewNames(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds an image: left out by -short")
+	}
+	dir, g, cache := box(t), startGateway(t), t.TempDir()
+	write := func(name, text string) {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	build := func() string {
+		e, err := Connect(t.Context(), Config{Kind: KindEmbedded, CacheDir: cache, Gateway: g.path, Environ: os.Environ()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		stamp, err := e.Client.Host().Directory(dir).DockerBuild(dagger.DirectoryDockerBuildOpts{
+			BuildArgs: []dagger.BuildArg{{Name: "DRYDOCK_BUILD", Value: "web"}},
+		}).File("/stamp").Contents(t.Context())
+		if err := errors.Join(err, e.Close()); err != nil {
+			t.Fatal(err)
+		}
+		return stamp
+	}
+	write("Dockerfile", boxFile+"COPY busybox /again\n")
+	first := build()
+	names, made := g.madeBy()
+	if len(names) != 2 || strings.Join(made, "") != "" {
+		t.Fatalf("steps %q, made by %q", names, made)
+	}
+	for round := range 2 {
+		write("other", fmt.Sprint(round)) // of the context, and of no COPY
+		if build() != first {
+			t.Fatal("the steps ran again")
+		}
+		steps, made := g.madeBy()
+		if len(steps) != 2 || steps[0] == names[0] || strings.Join(made, " ") != strings.Join(names, " ") {
+			t.Errorf("round %d: steps %q, made by %q, not by %q", round, steps, made, names)
+		}
+	}
+	// a last step that is new stands on the cached one
+	write("Dockerfile", boxFile+"RUN echo third\n")
+	write("other", "third")
+	if build() != first {
+		t.Fatal("the steps ran again")
+	}
+	if steps, made := g.madeBy(); len(steps) != 3 || strings.Join(made, " ") != strings.Join(names, " ")+" " {
+		t.Errorf("with a third step: steps %q, made by %q", steps, made)
+	}
+	write("other", "fourth")
+	build()
+	if steps, made := g.madeBy(); len(steps) != 3 || strings.Join(made[:2], " ") != strings.Join(names, " ") || made[2] == "" {
+		t.Errorf("the third cached: steps %q, made by %q", steps, made)
+	}
+}
+
 func TestGatewayGone(t *testing.T) {
 	dir := box(t)
 	e := connect(t, Config{Gateway: filepath.Join(t.TempDir(), "nobody")})

@@ -387,7 +387,7 @@ func (s *Set) judgeRelease(a archive, suite string, c checkedRelease, blob Blob)
 		return releaseError(blob.Material.URL, fmt.Errorf("it is of suite %s (%s), not %s", r.Suite, r.Codename, suite))
 	}
 	if !s.cfg.At.IsZero() && r.Date.After(s.cfg.At) {
-		return s.tooNew(blob.Material.URL, r.Date)
+		return tooNew(blob.Material.URL, r.Date, s.cfg.At)
 	}
 	if r.ValidUntil.IsZero() || s.now().Before(r.ValidUntil) {
 		return nil

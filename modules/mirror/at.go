@@ -5,9 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"maps"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -55,10 +54,7 @@ func (s *Set) asOf() error {
 	}
 	for i := range s.archives {
 		a := &s.archives[i]
-		raw := strings.NewReplacer(
-			snapshotArchive, a.name, snapshotTime, s.cfg.At.UTC().Format("20060102T150405Z"), snapshotDay, s.cfg.At.UTC().Format("20060102"),
-		).Replace(s.cfg.Snapshot)
-		up, err := s.newUpstream(Debian, raw, s.place(Debian))
+		up, err := s.snapshot(a.name, s.cfg.At)
 		if err != nil {
 			return err
 		}
@@ -67,10 +63,18 @@ func (s *Set) asOf() error {
 	return nil
 }
 
+// snapshot is an archive as it was at a time.
+func (s *Set) snapshot(archive string, at time.Time) (upstream, error) {
+	raw := strings.NewReplacer(
+		snapshotArchive, archive, snapshotTime, at.UTC().Format("20060102T150405Z"), snapshotDay, at.UTC().Format("20060102"),
+	).Replace(s.cfg.Snapshot)
+	return s.newUpstream(Debian, raw, s.place(Debian))
+}
+
 // tooNew is an answer that is younger than the time asked for.
-func (s *Set) tooNew(place string, t time.Time) error {
+func tooNew(place string, t, at time.Time) error {
 	return &artifact.Error{
-		Kind: artifact.KindFault, Op: "taking it as of " + s.cfg.At.Format(time.RFC3339), Place: place,
+		Kind: artifact.KindFault, Op: "taking it as of " + at.Format(time.RFC3339), Place: place,
 		Message: "what is served is of " + t.UTC().Format(time.RFC3339), Remedy: "give a later date, or a mirror that keeps what was there then",
 	}
 }
@@ -81,54 +85,61 @@ type goInfo struct {
 	Time    time.Time
 }
 
-// goAt makes a want of the Go mirror one of the time Config.At, where the answer
-// would be another today.
-func (s *Set) goAt(w want) want {
-	if s.cfg.At.IsZero() {
-		return w
-	}
-	emod, file, ok := strings.Cut(w.rel, "/@")
-	mod, err := module.UnescapePath(emod)
-	_, _, kind := splitGo(w.rel)
-	if !ok || err != nil || kind != "" || mod == "golang.org/toolchain" {
+// goAt makes a want of the Go mirror one of a time, where the answer would be
+// another today. The answer follows from the versions there were and nothing
+// else, so that whoever asks again, of whichever mirror, gets the same bytes.
+func (s *Set) goAt(w want, at time.Time) want {
+	emod, file, ok := goTimed(w.rel)
+	if at.IsZero() || !ok {
 		return w
 	}
 	switch {
 	case file == "v/list":
-		w = s.derived(w, func(ctx context.Context) ([]byte, error) {
-			versions, err := s.goVersions(ctx, w.up, emod)
+		w = derived(w, at, func(ctx context.Context) ([]byte, error) {
+			versions, err := s.goVersions(ctx, w.up, emod, at)
 			return []byte(strings.Join(append(versions, ""), "\n")), err
 		})
 	case file == "latest":
-		w = s.derived(w, func(ctx context.Context) ([]byte, error) { return s.goLatest(ctx, w.up, emod) })
+		w = derived(w, at, func(ctx context.Context) ([]byte, error) { return s.goLatest(ctx, w.up, emod, at) })
 	case strings.HasSuffix(file, ".info"): // of a branch
 		plain := w
-		w = s.derived(w, func(ctx context.Context) ([]byte, error) {
+		w = derived(w, at, func(ctx context.Context) ([]byte, error) {
 			b, _, err := s.read(ctx, plain)
 			if err != nil {
 				return nil, err
 			}
-			return b, s.goInTime(b, fetch.Redact(plain.target()))
+			return goInTime(b, fetch.Redact(plain.target()), at)
 		})
 	}
 	return w
 }
 
+// goTimed splits the path of an answer that changes with time.
+func goTimed(rel string) (emod, file string, ok bool) {
+	emod, file, ok = strings.Cut(rel, "/@")
+	mod, err := module.UnescapePath(emod)
+	_, _, kind := splitGo(rel)
+	return emod, file, ok && err == nil && kind == "" && mod != "golang.org/toolchain"
+}
+
 // derived makes a want one that is answered with what is made of other answers.
-func (s *Set) derived(w want, make func(context.Context) ([]byte, error)) want {
-	w.derive, w.accept = make, strings.TrimSpace(w.accept+" as of "+s.cfg.At.Format(time.RFC3339))
+func derived(w want, at time.Time, make func(context.Context) ([]byte, error)) want {
+	w.derive, w.accept = make, strings.TrimSpace(w.accept+" as of "+at.Format(time.RFC3339))
 	return w
 }
 
-func (s *Set) goInTime(info []byte, place string) error {
+// goInTime is a version's description, if it is old enough, with what every
+// proxy states of it and no more.
+func goInTime(info []byte, place string, at time.Time) ([]byte, error) {
 	var i goInfo
 	if err := json.Unmarshal(info, &i); err != nil || i.Time.IsZero() {
-		return &artifact.Error{Kind: artifact.KindFault, Op: "reading", Place: place, Message: "the Go mirror does not say of when it is", Err: err}
+		return nil, &artifact.Error{Kind: artifact.KindFault, Op: "reading", Place: place, Message: "the Go mirror does not say of when it is", Err: err}
 	}
-	if i.Time.After(s.cfg.At) {
-		return s.tooNew(place, i.Time)
+	if i.Time.After(at) {
+		return nil, tooNew(place, i.Time, at)
 	}
-	return nil
+	i.Time = i.Time.UTC()
+	return json.Marshal(i)
 }
 
 // GoTime is when a version of a module was made, as its proxy states.
@@ -150,8 +161,8 @@ func (s *Set) GoTime(ctx context.Context, mod, version string) (time.Time, error
 	return i.Time, err
 }
 
-// goVersions is a module's versions that were there at Config.At.
-func (s *Set) goVersions(ctx context.Context, up upstream, emod string) ([]string, error) {
+// goVersions is a module's versions that were there at a time, the oldest first.
+func (s *Set) goVersions(ctx context.Context, up upstream, emod string, at time.Time) ([]string, error) {
 	plain := want{up: up, rel: emod + "/@v/list", fresh: mutableFor}
 	b, _, err := s.read(ctx, plain)
 	if err != nil {
@@ -179,7 +190,7 @@ func (s *Set) goVersions(ctx context.Context, up upstream, emod string) ([]strin
 				return
 			}
 			var of goInfo
-			keep[i] = json.Unmarshal(info, &of) == nil && !of.Time.IsZero() && !of.Time.After(s.cfg.At)
+			keep[i] = json.Unmarshal(info, &of) == nil && !of.Time.IsZero() && !of.Time.After(at)
 		})
 	}
 	wg.Wait()
@@ -192,133 +203,30 @@ func (s *Set) goVersions(ctx context.Context, up upstream, emod string) ([]strin
 			versions = append(versions, v)
 		}
 	}
-	return versions, nil
+	semver.Sort(versions)
+	return slices.Compact(versions), nil
 }
 
 // goLatest is what @latest would have been: the newest release, else the newest
 // of all.
-func (s *Set) goLatest(ctx context.Context, up upstream, emod string) ([]byte, error) {
-	versions, err := s.goVersions(ctx, up, emod)
+func (s *Set) goLatest(ctx context.Context, up upstream, emod string, at time.Time) ([]byte, error) {
+	versions, err := s.goVersions(ctx, up, emod, at)
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return nil, err
 	}
-	best := newestVersion(versions)
-	if best == "" { // a module without versions: its newest commit, if that is old enough
-		b, _, err := s.read(ctx, want{up: up, rel: emod + "/@latest", fresh: mutableFor})
+	w := want{up: up, rel: emod + "/@latest", fresh: mutableFor} // of a module without versions: its newest commit, if that is old enough
+	if best := newestVersion(versions); best != "" {
+		ev, err := module.EscapeVersion(best)
 		if err != nil {
 			return nil, err
 		}
-		return b, s.goInTime(b, fetch.Redact(up.at(emod+"/@latest")))
+		w = want{up: up, rel: emod + "/@v/" + ev + ".info", fresh: immutableFor}
 	}
-	ev, err := module.EscapeVersion(best)
+	b, _, err := s.read(ctx, w)
 	if err != nil {
 		return nil, err
 	}
-	b, _, err := s.read(ctx, want{up: up, rel: emod + "/@v/" + ev + ".info", fresh: immutableFor})
-	return b, err
-}
-
-// npmAt makes metadata that of the time Config.At: versions published later are
-// not in it, and tags that named one name the newest that is left.
-func (s *Set) npmAt(w want) want {
-	if s.cfg.At.IsZero() {
-		return w
-	}
-	name, version := npmName(w.rel)
-	full := npmMetaNow(w.up, name, npmFull)
-	return s.derived(w, func(ctx context.Context) ([]byte, error) {
-		doc, blob, err := s.read(ctx, full)
-		if err != nil {
-			return nil, err
-		}
-		out, err := npmCut(doc, s.cfg.At)
-		if err != nil {
-			return nil, &artifact.Error{
-				Kind: artifact.KindFault, Op: "taking it as of " + s.cfg.At.Format(time.RFC3339), Place: blob.Material.URL, Err: err,
-				Remedy: "use a registry that states times, or leave --to out",
-			}
-		}
-		if version == "" {
-			return json.Marshal(out)
-		}
-		one, ok := out.version(version)
-		if !ok {
-			return nil, notFoundError(fetch.Redact(w.target()))
-		}
-		return one, nil
-	})
-}
-
-// npmDoc is a package's metadata with all its fields.
-type npmDoc map[string]json.RawMessage
-
-// version is one version's metadata, by number or tag.
-func (d npmDoc) version(name string) (json.RawMessage, bool) {
-	var tags map[string]string
-	var versions map[string]json.RawMessage
-	_ = json.Unmarshal(d["dist-tags"], &tags) // npmCut wrote them
-	_ = json.Unmarshal(d["versions"], &versions)
-	if v, ok := tags[name]; ok {
-		name = v
-	}
-	one, ok := versions[name]
-	return one, ok
-}
-
-// npmCut leaves out of metadata what was published after a time.
-func npmCut(doc []byte, at time.Time) (npmDoc, error) {
-	var top npmDoc
-	if err := json.Unmarshal(doc, &top); err != nil {
-		return nil, err
-	}
-	var times map[string]time.Time
-	var tags map[string]string
-	var versions map[string]json.RawMessage
-	if len(top["time"]) == 0 {
-		return nil, errors.New("the registry does not state when versions were published")
-	}
-	for key, into := range map[string]any{"time": &times, "dist-tags": &tags, "versions": &versions} {
-		if err := json.Unmarshal(top[key], into); err != nil {
-			return nil, fmt.Errorf("reading %s: %w", key, err)
-		}
-	}
-	maps.DeleteFunc(versions, func(v string, _ json.RawMessage) bool {
-		t, ok := times[v]
-		gone := !ok || t.After(at)
-		if gone {
-			delete(times, v)
-		}
-		return gone
-	})
-	retag(tags, versions)
-	for key, from := range map[string]any{"time": times, "dist-tags": tags, "versions": versions} {
-		raw, err := json.Marshal(from)
-		if err != nil {
-			return nil, err
-		}
-		top[key] = raw
-	}
-	delete(top, "readme")
-	return top, nil
-}
-
-// retag takes away the tags of versions that are not there; latest becomes the
-// newest that is.
-func retag(tags map[string]string, versions map[string]json.RawMessage) {
-	var all []string
-	for v := range versions {
-		all = append(all, "v"+v)
-	}
-	newest := strings.TrimPrefix(newestVersion(all), "v")
-	for tag, v := range tags {
-		if _, there := versions[v]; there {
-			continue
-		}
-		delete(tags, tag)
-		if tag == "latest" && newest != "" {
-			tags[tag] = newest
-		}
-	}
+	return goInTime(b, fetch.Redact(w.target()), at)
 }
 
 // newestVersion is the newest release, else the newest of all; "" of none.

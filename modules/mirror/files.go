@@ -59,15 +59,20 @@ func (s *Set) fileUpstreams(hostPath string) (ups []upstream, rel string, ok boo
 func (s *Set) fileMirror(hostPath string) (best *FileMirror, rest string) {
 	for i := range s.cfg.Files {
 		m := &s.cfg.Files[i]
-		_, prefix, _ := strings.Cut(m.Prefix, "://")
-		host, dir, _ := strings.Cut(prefix, "/")
-		prefix = strings.TrimSuffix(strings.ToLower(host)+"/"+dir, "/") + "/"
-		below, ok := strings.CutPrefix(hostPath, prefix)
+		below, ok := strings.CutPrefix(hostPath, fileKey(m.Prefix))
 		if ok && below != "" && (best == nil || len(below) < len(rest)) {
 			best, rest = m, below
 		}
 	}
 	return best, rest
+}
+
+// fileKey is a prefix as paths of files begin: without scheme, with a slash at
+// the end.
+func fileKey(prefix string) string {
+	_, prefix, _ = strings.Cut(prefix, "://")
+	host, dir, _ := strings.Cut(prefix, "/")
+	return strings.TrimSuffix(strings.ToLower(host)+"/"+dir, "/") + "/"
 }
 
 func (g *Gateway) serveFile(w http.ResponseWriter, r *http.Request, rel string) {

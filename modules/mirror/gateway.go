@@ -103,8 +103,9 @@ type hello struct {
 	Name  string `json:"name"`
 	Build string `json:"build"`
 	Steps []struct {
-		Step string `json:"step"`
-		Name string `json:"name"`
+		Step   string `json:"step"`
+		Name   string `json:"name"`
+		MadeBy string `json:"madeBy"` // the step whose result it was given, where that has another name
 	} `json:"steps"`
 }
 
@@ -209,7 +210,9 @@ func (g *Gateway) handle(c net.Conn) {
 	case h.Kind == "step":
 		g.control(c, r, h)
 	case h.Kind == "build":
-		g.steps.build(h)
+		if err := g.steps.build(h); err != nil {
+			g.logf("the materials of cached steps were not kept: %v", err)
+		}
 		_, _ = io.WriteString(c, "{\"ok\":true}\n")
 		_ = c.Close()
 	default:

@@ -401,6 +401,13 @@ func (s *Set) candidates(ctx context.Context, req Request) ([]upstream, string, 
 	if req.SHA256 != "" {
 		ups = append(ups, others...)
 	}
+	if req.SHA256 != "" && !req.At.IsZero() && s.cfg.Snapshot != "" {
+		up, err := s.snapshot(name, req.At)
+		if err != nil {
+			return nil, below, err
+		}
+		ups = append(ups, up)
+	}
 	if len(s.archives) == 0 {
 		return nil, below, s.notConfigured(Debian)
 	}

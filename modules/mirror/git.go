@@ -67,13 +67,7 @@ func (s *Set) gitRoute(hostPath string) (string, bool) {
 
 // gitUpstreams is where a repository is mirrored, and its path there.
 func (s *Set) gitUpstreams(repo string) (ups []upstream, rel string, ok bool) {
-	best := GitMirror{}
-	for _, m := range s.cfg.Git {
-		prefix := strings.Trim(m.Prefix, "/")
-		if (repo == prefix || strings.HasPrefix(repo, prefix+"/")) && len(prefix) > len(strings.Trim(best.Prefix, "/")) {
-			best = m
-		}
-	}
+	best := s.gitMirror(repo)
 	if best.Prefix == "" {
 		return nil, "", false
 	}
@@ -86,6 +80,17 @@ func (s *Set) gitUpstreams(repo string) (ups []upstream, rel string, ok bool) {
 		ups = append(ups, up)
 	}
 	return ups, strings.Trim(strings.TrimPrefix(repo, strings.Trim(best.Prefix, "/")), "/"), len(ups) > 0
+}
+
+// gitMirror is the setting of the longest prefix a repository is below.
+func (s *Set) gitMirror(repo string) (best GitMirror) {
+	for _, m := range s.cfg.Git {
+		prefix := strings.Trim(m.Prefix, "/")
+		if (repo == prefix || strings.HasPrefix(repo, prefix+"/")) && len(prefix) > len(strings.Trim(best.Prefix, "/")) {
+			best = m
+		}
+	}
+	return best
 }
 
 // gitCall is one request of git.

@@ -160,7 +160,7 @@ func (s *Set) goWant(up upstream, rel string) want {
 	w := want{up: up, rel: rel, fresh: immutableFor, stale: true, purl: purl(Go, rel)}
 	if mutable(Go, rel) {
 		w.fresh = mutableFor
-		w = s.goAt(w)
+		w = s.goAt(w, s.cfg.At)
 	}
 	mod, version, kind := splitGo(rel)
 	private, _ := s.env.First("GONOSUMDB", "GOPRIVATE")

@@ -6,9 +6,11 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"drydock/modules/artifact"
 	"drydock/modules/mirror/internal/fetch"
@@ -81,7 +83,8 @@ type lockBook struct {
 type lockSet struct {
 	file   string // the lock's, for refusals
 	remedy string
-	grows  bool // it learns: what is asked for first stays as it was answered
+	grows  bool      // it learns: what is asked for first stays as it was answered
+	to     time.Time // the mirrors were taken as of then; zero: as they were
 	epoch  int64
 	suites []string              // of Debian archives, whose indexes it names: <archive>/dists/<suite>
 	made   map[string]*madeIndex // of them, by name
@@ -97,6 +100,9 @@ type lockSet struct {
 func (g *Gateway) Enforce(key string, l *lockfile.Lock, file, remedy string) {
 	s := &lockSet{file: file, remedy: remedy, pins: map[string]lockfile.Material{}, absent: map[string]bool{}}
 	if l != nil {
+		if l.To != nil {
+			s.to = *l.To
+		}
 		for _, m := range l.Materials {
 			s.pins[m.Ecosystem+" "+m.Path] = m
 		}
@@ -214,7 +220,7 @@ func (g *Gateway) serveLocked(w http.ResponseWriter, r *http.Request, ecosystem,
 	case absent:
 		g.steps.absent(stepOf(r.Context()), lockfile.Absent{Ecosystem: ecosystem, Path: asked})
 		answer(w, http.StatusNotFound, "drydock: the mirrors did not have it when "+s.file+" was made")
-	case ecosystem == Npm && strings.HasPrefix(asked, "npm"+"?") || ecosystem == Npm && (asked == "npm" || asked == "npm/latest"):
+	case ecosystem == Npm && isNpmItself(asked):
 		answer(w, http.StatusNotFound, "drydock: npm looks for newer versions of itself in vain")
 	case ecosystem == Go && g.locks.isPrefix(s, asked):
 		answer(w, http.StatusNotFound, "drydock: "+s.file+" has no such module")
@@ -227,6 +233,11 @@ func (g *Gateway) serveLocked(w http.ResponseWriter, r *http.Request, ecosystem,
 		})
 	}
 	return true
+}
+
+// isNpmItself says whether npm asks for news of itself, which it does without.
+func isNpmItself(asked string) bool {
+	return asked == "npm" || asked == "npm/latest" || strings.HasPrefix(asked, "npm?")
 }
 
 // isPrefix says whether a path is of a module whose name is the beginning of a
@@ -256,7 +267,7 @@ func isProof(asked string) bool { return strings.HasPrefix(asked, "sumdb/") }
 // from whichever mirror still has those bytes.
 func (g *Gateway) servePinned(w http.ResponseWriter, r *http.Request, s *lockSet, pin lockfile.Material, rel string) {
 	ctx := r.Context()
-	wants, err := g.pinnedWants(ctx, pin, rel, r.Header)
+	wants, err := g.pinnedWants(ctx, s, pin, rel, r.Header)
 	for _, wanted := range wants {
 		if err = g.serveWant(w, r, wanted); err == nil {
 			return
@@ -269,15 +280,45 @@ func (g *Gateway) servePinned(w http.ResponseWriter, r *http.Request, s *lockSet
 		g.fail(w, r, err)
 		return
 	}
-	g.refuseBy(w, r, s.notServed(pin, rel, err))
+	g.refuseBy(w, r, g.notServed(s, pin, rel, err))
+}
+
+// notServed is the refusal of a file a lock names.
+func (g *Gateway) notServed(s *lockSet, pin lockfile.Material, rel string, err error) refusal {
+	ref := s.notServed(pin, rel, err)
+	if ref.Rule == RuleServed && !s.to.IsZero() {
+		g.explainMoment(&ref, s.to, pin.Ecosystem, err)
+	}
+	return ref
+}
+
+// explainMoment says why what a lock made as of a time has cannot be had or made
+// again.
+func (g *Gateway) explainMoment(ref *refusal, to time.Time, ecosystem string, err error) {
+	when := to.UTC().Format(time.RFC3339)
+	if ecosystem == Debian && g.set.cfg.Snapshot == "" {
+		ref.Reason += "; it is of " + when
+		ref.Remedy = "set snapshot: in mirrors.yaml to a mirror that keeps snapshots, as where the lock was made; or " + ref.Remedy
+		return
+	}
+	ref.Reason += "; what the mirrors had on " + when + " they do not state as they did when it was locked (" + err.Error() + ")"
 }
 
 // pinnedWants is where a locked file may be had, in order.
-func (g *Gateway) pinnedWants(ctx context.Context, pin lockfile.Material, rel string, h http.Header) ([]want, error) {
-	var wants []want
+func (g *Gateway) pinnedWants(ctx context.Context, s *lockSet, pin lockfile.Material, rel string, h http.Header) ([]want, error) {
+	var wants, before, after []want
 	ups, below, err := g.pinnedUpstreams(ctx, pin, rel)
 	eco, _ := ecosystemOf(pin.Ecosystem)
-	for _, up := range ups {
+	m := g.locks.moment(s, pin)
+	for i, up := range ups {
+		more, first := g.set.asLocked(up, pin, below, h, m)
+		switch {
+		case i > 0 && pin.Ecosystem == Debian: // the same for all
+		case first:
+			before = append(before, more...)
+		default:
+			after = append(after, more...)
+		}
 		if eco.pinned != nil {
 			wants = append(wants, eco.pinned(g.set, ctx, up, below, h)...)
 		} else {
@@ -285,8 +326,12 @@ func (g *Gateway) pinnedWants(ctx context.Context, pin lockfile.Material, rel st
 		}
 	}
 	for i := range wants {
+		wants[i].derive = nil
+	}
+	wants = slices.Concat(before, wants, after)
+	for i := range wants {
 		w := &wants[i]
-		w.asked, w.sha256, w.size, w.verify, w.stale, w.derive = pin.Path, pin.Digest, pin.Size, nil, false, nil
+		w.asked, w.sha256, w.size, w.verify, w.stale = pin.Path, pin.Digest, pin.Size, nil, false
 		if pin.PURL != "" {
 			w.purl = pin.PURL
 		}

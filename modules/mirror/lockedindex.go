@@ -87,7 +87,7 @@ func (g *Gateway) serveMade(w http.ResponseWriter, r *http.Request, s *lockSet, 
 		g.fail(w, r, made.err)
 	case made.err != nil:
 		pin, _, _ := g.locks.find(s, Debian+" "+made.pin)
-		g.refuseBy(w, r, s.notServed(pin, pin.Path, made.err))
+		g.refuseBy(w, r, g.notServed(s, pin, pin.Path, made.err))
 	case made.files == nil:
 		return false
 	case !ok:
@@ -165,7 +165,7 @@ func (g *Gateway) haveAll(ctx context.Context, s *lockSet, paths []string) bool 
 // pinnedBlob gets a Debian file a lock names into the content store.
 func (g *Gateway) pinnedBlob(ctx context.Context, s *lockSet, asked string) (Blob, error) {
 	pin, _, _ := g.locks.find(s, Debian+" "+asked)
-	wants, err := g.pinnedWants(ctx, pin, asked, http.Header{})
+	wants, err := g.pinnedWants(ctx, s, pin, asked, http.Header{})
 	for _, w := range wants {
 		var blob Blob
 		if blob, err = g.set.get(ctx, w); err == nil {

@@ -93,9 +93,10 @@ type Host struct {
 // Endpoint is one ecosystem's mirror, fit to be shown.
 type Endpoint struct {
 	Ecosystem string `json:"ecosystem"`
-	URL       string `json:"url"`    // without credentials
-	Public    bool   `json:"public"` // see the package comment
-	Source    string `json:"source"` // the file or variable it was read from
+	Prefix    string `json:"prefix,omitempty"` // git, files: for which names it stands
+	URL       string `json:"url"`              // without credentials
+	Public    bool   `json:"public"`           // see the package comment
+	Source    string `json:"source"`           // the file or variable it was read from
 }
 
 // DebianSource is one Debian archive whose InRelease verifies.
@@ -117,6 +118,9 @@ type Request struct {
 	Path      string          // below the mirror; Debian: "<archive>/pool/…"
 	SHA256    artifact.Digest // wanted digest; "" when not known beforehand
 	Size      int64           // wanted size; 0 when not known
+	// At is when the mirror had it, where its digest is given: then a Debian archive
+	// that has it no more is asked for its snapshot of that time. Zero: now.
+	At time.Time
 }
 
 // Blob is a file in the content store. It must not be written to.

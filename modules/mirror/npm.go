@@ -49,7 +49,9 @@ func npmName(rel string) (name, rest string) {
 }
 
 // npmMeta is how a package's metadata is fetched.
-func (s *Set) npmMeta(up upstream, rel, form string) want { return s.npmAt(npmMetaNow(up, rel, form)) }
+func (s *Set) npmMeta(up upstream, rel, form string) want {
+	return s.npmAt(npmMetaNow(up, rel, form), s.cfg.At, nil)
+}
 
 func npmMetaNow(up upstream, rel, form string) want {
 	u := up.at(rel)
@@ -178,13 +180,23 @@ func rewriteDist(v map[string]json.RawMessage, base, name string) error {
 	if json.Unmarshal(v["version"], &version) != nil || json.Unmarshal(dist["tarball"], &tarball) != nil {
 		return nil // nothing to download, or nothing to name it by
 	}
-	ours, err := json.Marshal(base + name + "/-/" + path.Base(name) + "-" + version + ".tgz")
+	ours, err := json.Marshal(base + npmTarballRel(name, version))
 	if err != nil {
 		return err
 	}
 	dist["tarball"] = ours
 	v["dist"], err = json.Marshal(dist)
 	return err
+}
+
+// npmTarballRel is where a tarball usually is, below the registry.
+func npmTarballRel(name, version string) string {
+	return name + "/-/" + path.Base(name) + "-" + version + ".tgz"
+}
+
+// npmTarball is where steps are told that a tarball is.
+func npmTarball(name, version string) string {
+	return gatewayURL + "/npm/" + npmTarballRel(name, version)
 }
 
 // npmDist is what metadata says about one version's tarball.
@@ -202,7 +214,7 @@ func (s *Set) dist(ctx context.Context, up upstream, name, file string, ask bool
 		return npmDist{}, false
 	}
 	for _, form := range []string{npmShort, npmFull} {
-		w := s.npmMeta(up, name, form)
+		w := npmMetaNow(up, name, form)
 		_, file, have := s.store.Entry(w.key())
 		var doc []byte
 		var err error

@@ -97,7 +97,7 @@ func (s *Set) pypiWant(ctx context.Context, up upstream, rel string, ask bool) (
 	project, file, isFile := strings.Cut(rest, "/")
 	switch {
 	case kind == "simple" && !isFile && project != "":
-		return s.pypiAt(s.pypiIndex(up, project)), nil
+		return s.pypiAt(s.pypiIndex(up, project), s.cfg.At), nil
 	case kind != "files" || !isFile || strings.Contains(file, "/"):
 		return want{}, notFoundError(gatewayURL + "/pypi/" + rel)
 	}
@@ -144,7 +144,7 @@ func (s *Set) pypiIndex(up upstream, project string) want {
 // pypiPage is a project's page: the copy kept if there is one, for what a step
 // was told of is there.
 func (s *Set) pypiPage(ctx context.Context, up upstream, project string, ask bool) (*pypiPage, error) {
-	w := s.pypiAt(s.pypiIndex(up, project))
+	w := s.pypiIndex(up, project)
 	w.fresh = immutableFor
 	if !ask {
 		if _, _, ok := s.store.Entry(w.key()); !ok {
@@ -357,14 +357,14 @@ func (p *pypiPage) html() []byte {
 	return b.Bytes()
 }
 
-// pypiAt makes a page that of the time Config.At, by the times the index states
-// (PEP 700).
-func (s *Set) pypiAt(w want) want {
-	if s.cfg.At.IsZero() {
+// pypiAt makes a page that of a time, by the times the index states (PEP 700),
+// with what was published and nothing that may change.
+func (s *Set) pypiAt(w want, at time.Time) want {
+	if at.IsZero() {
 		return w
 	}
 	plain := w
-	return s.derived(w, func(ctx context.Context) ([]byte, error) {
+	return derived(w, at, func(ctx context.Context) ([]byte, error) {
 		doc, blob, err := s.read(ctx, plain)
 		if err != nil {
 			return nil, err
@@ -373,22 +373,38 @@ func (s *Set) pypiAt(w want) want {
 		if err != nil {
 			return nil, err
 		}
-		kept := page.Files[:0]
+		out := pypiPage{Meta: map[string]any{"api-version": "1.1"}, Name: path.Base(plain.rel), Files: []pypiFile{}}
 		for _, f := range page.Files {
 			if f.Uploaded == nil {
 				return nil, &artifact.Error{
-					Kind: artifact.KindFault, Op: "taking it as of " + s.cfg.At.Format(time.RFC3339), Place: blob.Material.URL,
+					Kind: artifact.KindFault, Op: "taking it as of " + at.Format(time.RFC3339), Place: blob.Material.URL,
 					Message: "the index does not state when files were published", Remedy: "use an index that does (PEP 700), or leave --to out",
 				}
 			}
-			if !f.Uploaded.After(s.cfg.At) {
-				f.URL = f.at.String()
-				kept = append(kept, f)
+			if !f.Uploaded.After(at) {
+				out.Files = append(out.Files, f.published())
 			}
 		}
-		page.Files = kept
-		return json.Marshal(page)
+		sort.Slice(out.Files, func(i, j int) bool { return out.Files[i].Filename < out.Files[j].Filename })
+		return json.Marshal(out)
 	})
+}
+
+// published is a file as it was published: whether it was taken back since is
+// said of no time, and where it is, we tell.
+func (f pypiFile) published() pypiFile {
+	t := f.Uploaded.UTC()
+	out := pypiFile{
+		Filename: f.Filename, URL: "files/" + url.PathEscape(f.Filename), Hashes: map[string]string{},
+		RequiresPython: f.RequiresPython, Size: f.Size, Uploaded: &t,
+	}
+	if sum := f.Hashes["sha256"]; sum != "" {
+		out.Hashes["sha256"] = sum
+	}
+	if hashes, ok := f.Metadata.(map[string]any); ok && hashes["sha256"] != nil {
+		out.Metadata = map[string]any{"sha256": hashes["sha256"]}
+	}
+	return out
 }
 
 // pypiPURL reads files/<project>/<file>, where a file's name is as of a wheel

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -172,7 +173,13 @@ func (b *stepBook) refuse(step string, r refusal) {
 
 // build notes which steps a build consists of; named again, they add up (one
 // name covers a build's platforms).
-func (b *stepBook) build(h hello) {
+func (b *stepBook) build(h hello) error {
+	var errs []error
+	for _, s := range h.Steps {
+		if s.MadeBy != "" && s.MadeBy != s.Step {
+			errs = append(errs, b.inherit(s.Step, s.MadeBy))
+		}
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.builds[h.Build] == nil {
@@ -181,6 +188,23 @@ func (b *stepBook) build(h hello) {
 	for _, s := range h.Steps {
 		b.builds[h.Build][s.Step] = plainName(s.Name)
 	}
+	return errors.Join(errs...)
+}
+
+// inherit gives a step the materials of the one whose cached result it was given:
+// a base whose manifest alone is another, or a context of which the step sees
+// nothing new, makes a new name for a step and no new result.
+func (b *stepBook) inherit(step, made string) error {
+	var doc stepFile
+	text, err := os.ReadFile(b.file(made))
+	if err != nil || json.Unmarshal(text, &doc) != nil || !doc.known() {
+		return nil // nothing is known of that one either
+	}
+	doc.Step = step
+	if text, err = json.MarshalIndent(doc, "", "\t"); err != nil {
+		return err
+	}
+	return store.WriteFile(b.file(step), append(text, '\n'))
 }
 
 // Fetched is what the steps of a build fetched and what they were told is not

@@ -30,7 +30,9 @@ func TestStepsTravel(t *testing.T) {
 	if err := json.Unmarshal([]byte(`{"build":"b","steps":[{"step":"`+step+`","name":"RUN x"}]}`), &h); err != nil {
 		t.Fatal(err)
 	}
-	here.steps.build(h)
+	if err := here.steps.build(h); err != nil {
+		t.Fatal(err)
+	}
 	if f := here.steps.of("b"); !f.Complete || !f.Lockable || len(f.Materials) != 1 || f.Materials[0].Path != "x" {
 		t.Errorf("%+v from %s", f, raw)
 	}
@@ -40,5 +42,39 @@ func TestStepsTravel(t *testing.T) {
 	}
 	if err := here.ImportSteps([]byte(newer)); err == nil {
 		t.Error("a record of a newer program was read")
+	}
+}
+
+// TestInherited: a step whose result another one made has the materials of that,
+// also where it had a record of its own; one of whom nothing is known stays
+// unknown.
+func TestInherited(t *testing.T) {
+	t.Parallel()
+	b := newStepBook(t.TempDir())
+	one, two, three := stepID("a"), stepID("b"), stepID("c")
+	for step, path := range map[string]string{one: "x", two: "old"} {
+		end := b.begin(step, "RUN x", nil)
+		b.fetched(step, artifact.Material{Ecosystem: Go, URL: "go/" + path, Path: path, Digest: artifact.Digest(one)})
+		if err := end(true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var h hello
+	text := `{"build":"b","steps":[{"step":"` + two + `","name":"RUN x","madeBy":"` + one + `"}]}`
+	if err := json.Unmarshal([]byte(text), &h); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.build(h); err != nil {
+		t.Fatal(err)
+	}
+	if f := b.of("b"); !f.Lockable || len(f.Materials) != 1 || f.Materials[0].Path != "x" {
+		t.Errorf("%+v", f)
+	}
+	h.Build, h.Steps[0].Step, h.Steps[0].MadeBy = "c", three, stepID("d")
+	if err := b.build(h); err != nil {
+		t.Fatal(err)
+	}
+	if b.of("c").Complete {
+		t.Error("a step nobody knows is known")
 	}
 }

@@ -1,9 +1,12 @@
 package line
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -11,6 +14,7 @@ import (
 	"drydock/catalog"
 	"drydock/modules/artifact"
 	"drydock/modules/mirror"
+	"drydock/modules/mirror/lockfile"
 	"drydock/pipeline/plan"
 	"drydock/pipeline/report"
 	"drydock/pipeline/results"
@@ -63,14 +67,55 @@ func (l *Line) Mirrors() ([]plan.Mirror, error) {
 		return nil, err
 	}
 	out := []plan.Mirror{}
-	for _, eco := range mirror.Ecosystems() {
-		e, err := set.Endpoint(eco)
-		if err != nil {
-			continue // only the images that need it fail, when they ask
-		}
-		out = append(out, plan.Mirror{Ecosystem: eco, URL: e.URL, Public: e.Public, Source: e.Source})
+	for _, e := range set.Endpoints() {
+		out = append(out, plan.Mirror{Ecosystem: e.Ecosystem, Prefix: e.Prefix, URL: e.URL, Public: e.Public, Source: e.Source})
 	}
 	return out, nil
+}
+
+// AddUses notes in a plan which mirrors its images' steps use, as their locks
+// say.
+func (l *Line) AddUses(p *plan.Plan) error {
+	set, err := l.mirrors.get()
+	if err != nil {
+		return err
+	}
+	for i := range p.Images {
+		lock, err := l.readLock(p.Images[i].Image)
+		if err != nil {
+			return err
+		}
+		if lock != nil {
+			p.Images[i].Mirrors = usesOf(set, lock)
+		}
+	}
+	return nil
+}
+
+// usesOf counts a lock's files by mirror, in the order mirrors are shown in. A
+// commit is in it by its name and by those of its refs, and counts once.
+func usesOf(set *mirror.Set, lock *lockfile.Lock) []plan.Use {
+	files := map[plan.Use]map[string]bool{}
+	for _, m := range lock.Materials {
+		u := plan.Use{Ecosystem: m.Ecosystem, Prefix: set.Prefix(m.Ecosystem, m.Path)}
+		if files[u] == nil {
+			files[u] = map[string]bool{}
+		}
+		one := m.Path
+		if m.Ecosystem == mirror.Git {
+			one = path.Base(m.Path)
+		}
+		files[u][one] = true
+	}
+	out := []plan.Use{}
+	for _, u := range slices.SortedFunc(maps.Keys(files), func(a, b plan.Use) int {
+		order := mirror.Ecosystems()
+		return cmp.Or(slices.Index(order, a.Ecosystem)-slices.Index(order, b.Ecosystem), cmp.Compare(a.Prefix, b.Prefix))
+	}) {
+		u.Files = len(files[u])
+		out = append(out, u)
+	}
+	return out
 }
 
 // usedMirrors are the mirrors materials came from.
@@ -79,15 +124,21 @@ func (l *Line) usedMirrors(materials []artifact.Material) []report.Mirror {
 	if err != nil {
 		return nil
 	}
-	seen := map[string]bool{}
-	var out []report.Mirror
+	type key struct{ ecosystem, prefix string }
+	used := map[key]bool{} // and whether any of it was public
+	var ecosystems []string
 	for _, m := range materials {
-		if seen[m.Ecosystem] {
-			continue
-		}
-		seen[m.Ecosystem] = true
-		if e, err := set.Endpoint(m.Ecosystem); err == nil {
-			out = append(out, report.Mirror{Ecosystem: e.Ecosystem, URL: e.URL, Public: e.Public || m.Public})
+		ecosystems = append(ecosystems, m.Ecosystem)
+		k := key{m.Ecosystem, set.Prefix(m.Ecosystem, m.Path)}
+		used[k] = used[k] || m.Public
+	}
+	var out []report.Mirror
+	if len(ecosystems) == 0 {
+		return nil
+	}
+	for _, e := range set.Endpoints(ecosystems...) {
+		if public, ok := used[key{e.Ecosystem, e.Prefix}]; ok {
+			out = append(out, report.Mirror{Ecosystem: e.Ecosystem, URL: e.URL, Public: e.Public || public})
 		}
 	}
 	return out

@@ -200,7 +200,7 @@ func (l *Line) composeLock(name string) (*lockfile.Lock, bool, error) {
 	if !ok {
 		return nil, false, fmt.Errorf("the catalog has no image %s", name)
 	}
-	lock := &lockfile.Lock{Version: lockfile.Version, Image: name, Drydock: l.cfg.Version, Frontend: frontend(e, img), Bases: []lockfile.Base{}}
+	lock := &lockfile.Lock{Image: name, Drydock: l.cfg.Version, Frontend: frontend(e, img), Bases: []lockfile.Base{}}
 	files := map[string]lockfile.Material{}
 	absents := map[lockfile.Absent]bool{}
 	l.mu.Lock()
@@ -226,6 +226,15 @@ func (l *Line) composeLock(name string) (*lockfile.Lock, bool, error) {
 			absents[a] = true
 		}
 	}
+	if err := l.keepMoment(lock, files); err != nil {
+		return nil, false, err
+	}
+	addFiles(lock, files, absents)
+	return lock, ok, nil
+}
+
+// addFiles puts what was fetched, and what was not there, into a lock.
+func addFiles(lock *lockfile.Lock, files map[string]lockfile.Material, absents map[lockfile.Absent]bool) {
 	for _, m := range files {
 		slices.Sort(m.Steps)
 		lock.Materials = append(lock.Materials, m)
@@ -234,7 +243,24 @@ func (l *Line) composeLock(name string) (*lockfile.Lock, bool, error) {
 	for a := range absents {
 		lock.Absent = append(lock.Absent, a)
 	}
-	return lock, ok, nil
+}
+
+// keepMoment keeps in a lock made as of a time what makes its answers come out
+// again elsewhere.
+func (l *Line) keepMoment(lock *lockfile.Lock, files map[string]lockfile.Material) error {
+	set, err := l.mirrors.get()
+	if err != nil || set.At().IsZero() {
+		return err
+	}
+	to := set.At()
+	lock.To = &to
+	for k, m := range files {
+		if m.Tags, err = set.NpmTags(artifact.Material{Ecosystem: m.Ecosystem, Path: m.Path, Digest: m.Digest, Size: m.Size}); err != nil {
+			return err
+		}
+		files[k] = m
+	}
+	return nil
 }
 
 func addEmulators(lock *lockfile.Lock, b *builtImage) {

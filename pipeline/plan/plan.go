@@ -4,6 +4,8 @@
 package plan
 
 import (
+	"strings"
+
 	"drydock/catalog"
 	"drydock/modules/artifact"
 )
@@ -56,10 +58,21 @@ type Input struct {
 // Mirror is one mirror as the plan shows it.
 type Mirror struct {
 	Ecosystem string `json:"ecosystem"`
-	URL       string `json:"url"` // without credentials
+	Prefix    string `json:"prefix,omitempty"` // git, files: the names it stands for
+	URL       string `json:"url"`              // without credentials
 	Public    bool   `json:"public"`
 	Source    string `json:"source,omitempty"` // the configuration it came from
 }
+
+// Use is a mirror an image's steps use.
+type Use struct {
+	Ecosystem string `json:"ecosystem"`
+	Prefix    string `json:"prefix,omitempty"` // git, files: the names it stands for
+	Files     int    `json:"files"`            // that it gives, or commits
+}
+
+// String is the ecosystem, with the prefix.
+func (u Use) String() string { return strings.TrimSpace(u.Ecosystem + " " + u.Prefix) }
 
 // Plan is what is to be done.
 type Plan struct {
@@ -81,6 +94,7 @@ type Image struct {
 	Needs     []string            `json:"needs"`             // bases and other images (image or image:variant) it builds on
 	Tags      []string            `json:"tags,omitempty"`    // what it is published under in the stages it is promoted to
 	Implied   bool                `json:"implied,omitempty"` // not selected, but another one builds on it
+	Mirrors   []Use               `json:"mirrors"`           // that its steps use, by its lock; null: it has none, or it was not asked for
 }
 
 // ID is image or image:variant.

@@ -48,11 +48,19 @@ func (p *Plan) WriteText(w io.Writer) error {
 		if m.Public {
 			public = "public"
 		}
-		fmt.Fprintf(tw, "  %s\t%s\t%s\t%s\n", m.Ecosystem, m.URL, m.Source, public)
+		fmt.Fprintf(tw, "  %s\t%s\t%s\t%s\n", Use{Ecosystem: m.Ecosystem, Prefix: m.Prefix}, m.URL, m.Source, public)
 	}
 	fmt.Fprintf(tw, "\nimages (%d)\n", len(p.Images))
 	for _, i := range p.Images {
 		fmt.Fprintf(tw, "  %s\t%s\ton %s\t%s\n", i.ID(), platforms(i.Platforms), orNothing(i.Needs), i.destination())
+	}
+	if len(p.Mirrors) > 0 {
+		fmt.Fprintln(tw, "\nmirrors used, by the images' locks (files of each)")
+	}
+	for _, i := range p.Images {
+		if len(p.Mirrors) > 0 {
+			fmt.Fprintf(tw, "  %s\t%s\n", i.ID(), i.uses())
+		}
 	}
 	fmt.Fprintf(tw, "\nsteps (%d)\n", len(p.Nodes))
 	for _, n := range p.Nodes {
@@ -86,6 +94,18 @@ func orNothing(names []string) string {
 		return "nothing"
 	}
 	return strings.Join(names, ", ")
+}
+
+// uses is the mirrors an image's steps use.
+func (i Image) uses() string {
+	if i.Mirrors == nil {
+		return "not known: it has no lock (drydock mirror lock --image " + i.Image + ")"
+	}
+	var all []string
+	for _, u := range i.Mirrors {
+		all = append(all, fmt.Sprintf("%s (%d)", u, u.Files))
+	}
+	return orNothing(all)
 }
 
 // destination is where an image goes and what holds it.

@@ -19,16 +19,18 @@ import (
 	"drydock/modules/artifact"
 )
 
-// Version is the newest lock format this program reads and the one it writes.
-const Version = 1
+// Version is the newest lock format this program reads, and the one it writes of
+// locks that need it: those made as of a time. Others are of format 1.
+const Version = 2
 
 // Lock pins what an image's steps fetch.
 type Lock struct {
-	Version   int        `json:"version"` // Version
+	Version   int        `json:"version"` // 1, or 2 with To
 	Image     string     `json:"image"`
 	Drydock   string     `json:"drydock"`            // version that wrote it
 	Frontend  string     `json:"frontend,omitempty"` // what reads the Dockerfile, with its version
 	Epoch     int64      `json:"epoch"`              // Unix seconds; the newest of the bases'
+	To        *time.Time `json:"to,omitempty"`       // the mirrors were taken as of then; nil: as they were
 	Bases     []Base     `json:"bases"`
 	Database  *Database  `json:"database,omitempty"`  // vulnerability database, where one is configured
 	Emulators []Emulator `json:"emulators,omitempty"` // that its steps run in
@@ -64,6 +66,10 @@ type Material struct {
 	Size      int64           `json:"size"` // bytes
 	PURL      string          `json:"purl,omitempty"`
 	Steps     []string        `json:"steps,omitempty"` // that fetched it
+
+	// Tags is, in a lock made as of a time, what the tags of an npm package named
+	// then: the registry states of versions when they were published, of tags not.
+	Tags map[string]string `json:"tags,omitempty"`
 }
 
 // Absent is a path the mirrors answered they do not have: clients ask for such
@@ -196,7 +202,10 @@ func goodPath(ecosystem, path string) error {
 // Marshal is the lock in its stable order, one value a line.
 func (l *Lock) Marshal() ([]byte, error) {
 	out := *l
-	out.Version = Version
+	if out.Version = 1; l.To != nil {
+		to := l.To.UTC()
+		out.Version, out.To = 2, &to
+	}
 	out.Bases = append([]Base{}, l.Bases...)
 	slices.SortFunc(out.Bases, func(a, b Base) int { return cmp.Compare(a.Name, b.Name) })
 	out.Emulators = slices.Clone(l.Emulators)

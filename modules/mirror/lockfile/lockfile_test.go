@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"drydock/modules/artifact"
 )
@@ -77,7 +78,7 @@ func TestParseRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range []struct{ name, from, to, want string }{
-		{"newer", `"version": 1`, `"version": 2`, "newer than this program"},
+		{"newer", `"version": 1`, `"version": 3`, "newer than this program"},
 		{"no version", `"version": 1`, `"version": 0`, "no version"},
 		{"unknown field", `"image": "app"`, `"image": "app", "colour": 1`, "line 3: json: unknown field \"colour\""},
 		{"digest", string(sumB), "sha256:b", "not a sha256 digest"},
@@ -110,5 +111,20 @@ func TestParseRefuses(t *testing.T) {
 	}
 	if _, err := Parse(raw, "x"); err == nil || !strings.Contains(err.Error(), "twice") {
 		t.Error(err)
+	}
+}
+
+// TestAsOf: only a lock made as of a time needs the newer format, and keeps it.
+func TestAsOf(t *testing.T) {
+	at := time.Date(2024, 1, 2, 3, 4, 5, 0, time.UTC)
+	for version, l := range map[string]Lock{`"version": 1`: {Image: "app"}, `"version": 2`: {Image: "app", To: &at}} {
+		raw, err := l.Marshal()
+		if err != nil || !strings.Contains(string(raw), version) {
+			t.Fatalf("%v: %s", err, raw)
+		}
+		back, err := Parse(raw, "l")
+		if err != nil || (back.To == nil) != (l.To == nil) || back.To != nil && !back.To.Equal(at) {
+			t.Errorf("%+v, %v", back, err)
+		}
 	}
 }

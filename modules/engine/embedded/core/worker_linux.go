@@ -53,12 +53,22 @@ type boundWorker struct {
 	wrap func(bkexec.Executor, *pb.ExecOp) bkexec.Executor // nil: as it is
 
 	members *members
+	origins *origins
 }
 
 var _ worker.Worker = (*boundWorker)(nil)
 
-// ResolveOp is base.Worker's but for what runs and what is fetched.
+// ResolveOp is base.Worker's but for what runs and what is fetched. Results say
+// by which steps they were made.
 func (w *boundWorker) ResolveOp(v solver.Vertex, s frontend.FrontendLLBBridge, sm *session.Manager, p worker.ProxyOpt) (solver.Op, error) {
+	op, err := w.resolveOp(v, s, sm, p)
+	if err != nil {
+		return nil, err
+	}
+	return w.origins.marked(op, v), nil
+}
+
+func (w *boundWorker) resolveOp(v solver.Vertex, s frontend.FrontendLLBBridge, sm *session.Manager, p worker.ProxyOpt) (solver.Op, error) {
 	op, ok := v.Sys().(*pb.Op)
 	if !ok {
 		return w.Worker.ResolveOp(v, s, sm, p)
@@ -157,7 +167,7 @@ func newWorker(ctx context.Context, o Options, open *stack) (*boundWorker, error
 		exec.Close()
 		return nil, fmt.Errorf("starting the worker: %w", err)
 	}
-	return &boundWorker{Worker: w, exec: exec, members: members}, nil
+	return &boundWorker{Worker: w, exec: exec, members: members, origins: newOrigins()}, nil
 }
 
 // workerOpt opens the worker's state. plain is its snapshotter when that has

@@ -241,8 +241,9 @@ type buildMessage struct {
 }
 
 type buildStep struct {
-	Step string `json:"step"`
-	Name string `json:"name"`
+	Step   string `json:"step"`
+	Name   string `json:"name"`
+	MadeBy string `json:"madeBy,omitempty"` // the step whose cached result it was given, where that has another digest
 }
 
 // isWeb: the source is fetched from an address, through the gateway.
@@ -274,7 +275,13 @@ func (s *Server) runSteps(ctx context.Context, st llb.State, names map[digest.Di
 		if name == "" {
 			name = def.Metadata[dgst].Description["llb.customname"]
 		}
-		steps = append(steps, buildStep{Step: string(dgst), Name: name})
+		one := buildStep{Step: string(dgst), Name: name}
+		if s.shared.MadeBy != nil {
+			if made := s.shared.MadeBy(one.Step); made != one.Step {
+				one.MadeBy = made
+			}
+		}
+		steps = append(steps, one)
 	}
 	return steps, nil
 }

@@ -34,6 +34,9 @@ type Shared struct {
 	// Server has; nil knows nobody.
 	Client func(context.Context) string
 
+	// MadeBy is the step that made a step's result, by digests; nil: each its own.
+	MadeBy func(step string) string
+
 	mu      sync.Mutex
 	servers []*Server
 }
