@@ -74,7 +74,7 @@ func (k *kaniko) serve(ctx context.Context) error {
 		k.cache = a.String() + "/layers"
 		k.stop = func() {
 			stop()
-			<-failed
+			<-failed //nolint:errcheck // it was told to end
 			k.cache = ""
 		}
 		return nil
