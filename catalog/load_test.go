@@ -477,10 +477,15 @@ func TestWrongVerify(t *testing.T) {
 	const oci = "bases/upstream.yaml"
 	checkWrong(t, []wrong{
 		{"of a debian base", "bases/full.yaml", "variant:", "verify: {keys: [a.pub]}\nvariant:", "cat/bases/full.yaml:4", "verified by no signatures"},
-		{"without keys", oci, "state:", "verify: {keys: []}\nstate:", "cat/bases/upstream.yaml:6", "1 of 0 keys"},
-		{"more than there are", oci, "state:", "verify:\n  keys: [a.pub]\n  threshold: 2\nstate:", "cat/bases/upstream.yaml:8", "2 of 1 keys"},
+		{"without keys", oci, "state:", "verify: {keys: []}\nstate:", "cat/bases/upstream.yaml:6", "1 of 0 keys and identities"},
+		{"more than there are", oci, "state:", "verify:\n  keys: [a.pub]\n  threshold: 2\nstate:", "cat/bases/upstream.yaml:8", "2 of 1 keys and identities"},
 		{"key not there", oci, "state:", "verify:\n  keys: [keys/a.pub]\nstate:", "cat/bases/upstream.yaml:7", "there is no file cat/bases/keys/a.pub"},
 		{"key outside", oci, "state:", "verify:\n  keys: [../../a.pub]\nstate:", "cat/bases/upstream.yaml:7", "outside the catalog"},
+		{"identities alone", oci, "state:", "verify:\n  identities: [{subject: a@b, issuer: i}]\nstate:", "cat/bases/upstream.yaml:7", "no trustedRoot"},
+		{"a root alone", oci, "state:", "verify:\n  keys: [locks/other.json]\n  trustedRoot: locks/other.json\nstate:", "cat/bases/upstream.yaml:8", "no identities"},
+		{"a root that is not there", oci, "state:", "verify:\n  identities: [{subject: a@b, issuer: i}]\n  trustedRoot: r.json\nstate:", "cat/bases/upstream.yaml:8", "there is no file cat/bases/r.json"},
+		{"anybody", oci, "state:", "verify:\n  identities: [{subject: \"*\", issuer: i}]\n  trustedRoot: locks/other.json\nstate:", "cat/bases/upstream.yaml:7", "without subject or issuer"},
+		{"of any issuer", oci, "state:", "verify:\n  identities: [{subject: a@b}]\n  trustedRoot: locks/other.json\nstate:", "cat/bases/upstream.yaml:7", "without subject or issuer"},
 		{"no date", oci, "state:", "verify:\n  keys: [locks/other.json]\n  expires: soon\nstate:", "cat/bases/upstream.yaml:8", "not a date"},
 	})
 }

@@ -22,6 +22,9 @@ import (
 const (
 	signedText          = "application/vnd.dev.cosign.simplesigning.v1+json"
 	signatureAnnotation = "dev.cosignproject.cosign/signature"
+	certAnnotation      = "dev.sigstore.cosign/certificate"
+	chainAnnotation     = "dev.sigstore.cosign/chain"
+	bundleAnnotation    = "dev.sigstore.cosign/bundle"
 
 	maxSignedText = 1 << 20
 	maxSignatures = 100
@@ -29,13 +32,22 @@ const (
 
 // Trust is whose signatures an upstream image must carry before it is a base.
 type Trust struct {
-	Signers   []string  // ids of the keys that count
+	Signers   []string  // ids of the keys and identities that count
 	Threshold int       // how many of them must have signed; 0 is 1
 	Expires   time.Time // the last day the trust holds; zero is for good
 
-	// Check says which of the signers made a signature, in base64, over a text
-	// that speaks of the image.
-	Check func(ctx context.Context, text []byte, signature string, image artifact.Digest) (signer string, err error)
+	// Check says which of the signers made a signature over a text that speaks of
+	// the image.
+	Check func(ctx context.Context, s Signature, image artifact.Digest) (signer string, err error)
+}
+
+// Signature is one signature as its registry has it; nothing of it is believed.
+type Signature struct {
+	Text        []byte // what was signed
+	Signature   string // base64
+	Certificate string // PEM, "" where it was made with a key
+	Chain       string // PEM
+	Bundle      string // JSON: what a transparency log answered
 }
 
 // LockedTrust is the Trust a lock was made under: a lock of another does not fit.
@@ -89,6 +101,7 @@ func (p *puller) verify(ctx context.Context, d artifact.Digest, spec Spec) error
 	}
 	blob, err := p.mirrors.Fetch(ctx, mirror.Request{
 		Ecosystem: mirror.OCI, Path: path.Join("v2", p.repository, "manifests", "sha256-"+d.Hex()+".sig"),
+		Anew: true, // one more signature may be what was missing
 	})
 	if errors.Is(err, mirror.ErrNotFound) {
 		return refuse("it is not signed", nil)
@@ -120,14 +133,18 @@ func (p *puller) verify(ctx context.Context, d artifact.Digest, spec Spec) error
 		if err != nil {
 			return fmt.Errorf("reading a signature of %s@%s: %w", p.repository, d, err)
 		}
-		if id, err := spec.Trust.Check(ctx, text, signature, d); err != nil {
+		one := Signature{
+			Text: text, Signature: signature,
+			Certificate: l.Annotations[certAnnotation], Chain: l.Annotations[chainAnnotation], Bundle: l.Annotations[bundleAnnotation],
+		}
+		if id, err := spec.Trust.Check(ctx, one, d); err != nil {
 			last = err
 		} else {
 			signers[id] = true
 		}
 	}
 	if want := spec.Trust.locked().Threshold; len(signers) < want {
-		return refuse(fmt.Sprintf("%d of the trusted keys signed it, %d must", len(signers), want), last)
+		return refuse(fmt.Sprintf("%d of the trusted signers signed it, %d must", len(signers), want), last)
 	}
 	return nil
 }

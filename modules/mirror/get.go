@@ -366,6 +366,9 @@ func (s *Set) Fetch(ctx context.Context, req Request) (Blob, error) {
 		if req.SHA256 != "" {
 			w.sha256, w.size = req.SHA256, req.Size
 		}
+		if req.Anew {
+			w.fresh = 0
+		}
 		return s.get(ctx, w)
 	})
 }

@@ -65,8 +65,24 @@ func baseTrust(b catalog.Base) (*base.Trust, error) {
 		keys = append(keys, k)
 		t.Signers = append(t.Signers, k.ID)
 	}
-	t.Check = func(ctx context.Context, text []byte, signature string, image artifact.Digest) (string, error) {
-		return sign.Signed(ctx, text, signature, image, keys)
+	var root *sign.TrustedRoot
+	var who []sign.Identity
+	if len(b.Verify.Identities) > 0 {
+		var err error
+		if root, err = sign.ParseTrustedRoot(b.Verify.Root.PEM, b.Verify.Root.Place); err != nil {
+			return nil, err
+		}
+	}
+	for _, i := range b.Verify.Identities {
+		one := sign.Identity{Subject: i.Subject, Issuer: i.Issuer}
+		who = append(who, one)
+		t.Signers = append(t.Signers, root.ID(one))
+	}
+	t.Check = func(ctx context.Context, s base.Signature, image artifact.Digest) (string, error) {
+		if s.Certificate != "" && root != nil {
+			return root.SignedBy(ctx, sign.Detached(s), image, who)
+		}
+		return sign.Signed(ctx, s.Text, s.Signature, image, keys)
 	}
 	return t, nil
 }

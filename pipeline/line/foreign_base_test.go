@@ -98,7 +98,7 @@ func (u *upstreamImage) build(verify *catalog.Verify, lock *base.Lock, dir strin
 	return b.Build(u.t.Context(), spec, lock)
 }
 
-// An upstream image becomes a base when enough of the trusted keys signed it,
+// An upstream image becomes a base when enough of the trusted signers signed it,
 // and while the trust holds.
 func TestForeignBase(t *testing.T) {
 	t.Parallel()
@@ -111,12 +111,12 @@ func TestForeignBase(t *testing.T) {
 	}{
 		"one of two":             {catalog.Verify{Threshold: 1, Files: []catalog.KeyFile{other, one}}, ""},
 		"both":                   {catalog.Verify{Threshold: 2, Files: []catalog.KeyFile{one, two}, Expires: day(22)}, ""},
-		"too few":                {catalog.Verify{Threshold: 2, Files: []catalog.KeyFile{one, other}}, "1 of the trusted keys signed it, 2 must"},
-		"one key twice":          {catalog.Verify{Threshold: 2, Files: []catalog.KeyFile{one, one}}, "1 of the trusted keys signed it, 2 must"},
-		"another's":              {catalog.Verify{Threshold: 1, Files: []catalog.KeyFile{other}}, "0 of the trusted keys signed it, 1 must"},
+		"too few":                {catalog.Verify{Threshold: 2, Files: []catalog.KeyFile{one, other}}, "1 of the trusted signers signed it, 2 must"},
+		"one key twice":          {catalog.Verify{Threshold: 2, Files: []catalog.KeyFile{one, one}}, "1 of the trusted signers signed it, 2 must"},
+		"another's":              {catalog.Verify{Threshold: 1, Files: []catalog.KeyFile{other}}, "0 of the trusted signers signed it, 1 must"},
 		"the trust expired":      {catalog.Verify{Threshold: 1, Files: []catalog.KeyFile{one}, Expires: day(21)}, "expired on 2026-11-21"},
 		"a key that is no key":   {catalog.Verify{Threshold: 1, Files: []catalog.KeyFile{{Place: "k.pub", PEM: []byte("x")}}}, "not a public key"},
-		"both, by one signature": {catalog.Verify{Threshold: 3, Files: []catalog.KeyFile{one, two, two}}, "2 of the trusted keys signed it, 3 must"},
+		"both, by one signature": {catalog.Verify{Threshold: 3, Files: []catalog.KeyFile{one, two, two}}, "2 of the trusted signers signed it, 3 must"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, err := u.build(&c.verify, nil, t.TempDir())
