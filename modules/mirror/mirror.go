@@ -120,8 +120,8 @@ type Request struct {
 	Size      int64           // wanted size; 0 when not known
 	// At is when the mirror had it, where its digest is given: then a Debian archive
 	// that has it no more is asked for its snapshot of that time. Zero: now.
-	At time.Time
-	Anew      bool            // the mirror is asked, however new the copy here is
+	At   time.Time
+	Anew bool // the mirror is asked, however new the copy here is
 }
 
 // Blob is a file in the content store. It must not be written to.
