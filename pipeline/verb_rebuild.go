@@ -57,6 +57,9 @@ func (p *program) rebuild(c *cli.Context, s settings) error {
 func (p *program) sourcesAt(c *cli.Context, s settings) func(context.Context, string) (line.Sources, error) {
 	return func(ctx context.Context, dir string) (line.Sources, error) {
 		if s.Project == "" {
+			if err := ofProject(dir); err != nil {
+				return line.Sources{}, err
+			}
 			cat, err := catalog.Load(os.DirFS(dir), filepath.Base(dir))
 			return line.Sources{Catalog: cat, CatalogDir: dir}, err
 		}
@@ -81,6 +84,18 @@ func (p *program) sourcesAt(c *cli.Context, s settings) func(context.Context, st
 		}
 		cat, catalogDir, err := p.openCatalog(ctx, then)
 		return line.Sources{Catalog: cat, CatalogDir: catalogDir, ProjectDir: dir}, err
+	}
+}
+
+// ofProject refuses a checkout that is a project's, and no catalog.
+func ofProject(dir string) error {
+	_, err := os.Stat(filepath.Join(dir, catalog.ProjectFile))
+	if _, none := os.Stat(filepath.Join(dir, "stages.yaml")); err != nil || none == nil {
+		return nil
+	}
+	return &artifact.Error{
+		Kind: artifact.KindUsage, Op: "building again", Place: catalog.ProjectFile, Message: "the image is of a project, and no project is given",
+		Remedy: "run in the folder of its repository that has " + catalog.ProjectFile + ", or name that with --project",
 	}
 }
 
