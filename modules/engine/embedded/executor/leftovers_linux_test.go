@@ -144,11 +144,12 @@ func TestContainedEngineKilled(t *testing.T) {
 	if _, err := io.ReadFull(out, line); err != nil || string(line) != "started\n" {
 		t.Fatalf("%q, %v", line, err)
 	}
-	for end := time.Now().Add(10 * time.Second); len(running("probe")) < 3 && time.Now().Before(end); {
+	end := time.Now().Add(10 * time.Second)
+	for found := running("probe"); len(found) < 3; found = running("probe") {
+		if time.Now().After(end) {
+			t.Fatalf("only %v run", found)
+		}
 		time.Sleep(10 * time.Millisecond)
-	}
-	if len(running("probe")) < 3 {
-		t.Errorf("only %v run", running("probe"))
 	}
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()

@@ -33,13 +33,17 @@ func (s *step) writes(mounts []mount.Mount) {
 	}
 }
 
+// clockTick is more than the kernel's clock for files may be behind (one tick of
+// CONFIG_HZ, a hundredth of a second at most).
+const clockTick = 25 * time.Millisecond
+
 // written is how much of what is at the step's places was written since then,
 // in bytes of disk, with what its processes have open and nobody finds.
 func (s *step) written(since time.Time, pids []int) int64 {
 	type file struct{ dev, ino uint64 }
 	linked := map[file]bool{}
 	sum := int64(0)
-	from := since.Add(-time.Second).Unix() // the kernel's clock for files is a coarse one
+	from := since.Add(-clockTick)
 	for _, place := range s.places {
 		_ = filepath.WalkDir(place, func(_ string, d fs.DirEntry, err error) error {
 			if err != nil {
@@ -50,7 +54,7 @@ func (s *step) written(since time.Time, pids []int) int64 {
 				return nil //nolint:nilerr // the same
 			}
 			st, ok := fi.Sys().(*syscall.Stat_t)
-			if !ok || st.Ctim.Sec < from {
+			if !ok || time.Unix(st.Ctim.Unix()).Before(from) {
 				return nil
 			}
 			if st.Nlink > 1 && !fi.IsDir() {
