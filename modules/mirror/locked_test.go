@@ -338,6 +338,8 @@ func TestMadeIndex(t *testing.T) {
 	}
 	l := &lockfile.Lock{Epoch: 1700000000, Materials: []lockfile.Material{
 		{Ecosystem: Debian, Path: "debian/dists/bookworm/InRelease", Digest: digest([]byte("of yesterday")), Size: 12},
+		{Ecosystem: Debian, Path: "debian-security/dists/bookworm-security/InRelease", Digest: digest([]byte("of yesterday, too")), Size: 17},
+		{Ecosystem: Debian, Path: "debian-security/dists/bookworm-security/main/binary-amd64/by-hash/SHA256/" + digest([]byte("list3")).Hex(), Digest: digest([]byte("list3")), Size: 5},
 		{Ecosystem: Debian, Path: "debian/dists/bookworm/main/binary-amd64/by-hash/SHA256/" + digest([]byte("list")).Hex(), Digest: digest([]byte("list")), Size: 4},
 		{Ecosystem: Debian, Path: "debian/dists/bookworm/main/binary-arm64/by-hash/SHA256/" + digest([]byte("list2")).Hex(), Digest: digest([]byte("list2")), Size: 5},
 	}}
@@ -369,6 +371,13 @@ func TestMadeIndex(t *testing.T) {
 	}
 	if resp, _ := get(t, c, suite+"main/binary-amd64/Packages.xz"); resp.StatusCode != http.StatusNotFound {
 		t.Errorf("what is not made: %s", resp.Status)
+	}
+	// a suite of which nothing was taken
+	if resp, body := get(t, c, gatewayAt+"/debian/debian-security/dists/bookworm-security/Release"); resp.StatusCode != http.StatusOK || !strings.Contains(body, "Codename: bookworm-security\n") {
+		t.Errorf("%s %q", resp.Status, body)
+	}
+	if resp, body := get(t, c, gatewayAt+"/debian/debian-security/dists/bookworm-security/main/binary-amd64/Packages"); resp.StatusCode != http.StatusOK || body != "" {
+		t.Errorf("%s %q", resp.Status, body)
 	}
 	// poisoned: none is made of what is not what the lock names
 	w.files.set("/debian/pool/main/d/data/data_2_all.deb", realDeb(t, "data", "3", "all"))

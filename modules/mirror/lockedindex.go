@@ -114,7 +114,7 @@ func (g *Gateway) makeIndex(ctx context.Context, s *lockSet, suite string, made 
 	}
 	slices.Sort(index) // the Release file, which goes first, before what it lists
 	slices.Sort(packages)
-	if len(packages) == 0 || g.haveAll(ctx, s, index) {
+	if g.haveAll(ctx, s, index) {
 		return
 	}
 	stanzas := make([]stanza, len(packages))
