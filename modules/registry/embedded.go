@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"os"
 	"path/filepath"
 	"strings"
@@ -129,8 +130,7 @@ func (e *Embedded) dial(ctx context.Context) (net.Conn, error) {
 	if e.holder != nil {
 		return e.holder.memory.dial(ctx)
 	}
-	var d net.Dialer
-	if c, err := d.DialContext(ctx, "tcp", e.guest.Address); err == nil {
+	if c, err := e.guest.dial(ctx); err == nil {
 		return c, nil
 	}
 	if err := e.connect(ctx); err != nil { // the holder ended
@@ -139,7 +139,22 @@ func (e *Embedded) dial(ctx context.Context) (net.Conn, error) {
 	if e.holder != nil {
 		return e.holder.memory.dial(ctx)
 	}
-	return d.DialContext(ctx, "tcp", e.guest.Address)
+	return e.guest.dial(ctx)
+}
+
+// guestConn is a connection to another process, with what lets us in there: by
+// the time a request is sent the holder may be another than when it was made.
+type guestConn struct {
+	net.Conn
+	token string
+}
+
+func (s *serving) dial(ctx context.Context) (net.Conn, error) {
+	c, err := (&net.Dialer{}).DialContext(ctx, "tcp", s.Address)
+	if err != nil {
+		return nil, err
+	}
+	return &guestConn{c, s.Token}, nil
 }
 
 // transport reaches the stages under their stable host names.
@@ -149,13 +164,17 @@ type embeddedTransport struct{ e *Embedded }
 
 // RoundTrip implements http.RoundTripper.
 func (t embeddedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
-	out := r.Clone(r.Context())
-	out.URL.Scheme = "http" // no network between us, or loopback
-	t.e.mu.Lock()
-	if t.e.guest != nil {
-		out.Header.Set(tokenHeader, t.e.guest.Token)
+	var out *http.Request
+	out = r.Clone(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{GotConn: func(got httptrace.GotConnInfo) {
+		out.Header.Del(tokenHeader)
+		if c, ok := got.Conn.(*guestConn); ok {
+			out.Header.Set(tokenHeader, c.token)
+		}
+	}}))
+	if out.Header == nil {
+		out.Header = http.Header{}
 	}
-	t.e.mu.Unlock()
+	out.URL.Scheme = "http" // no network between us, or loopback
 	resp, err := t.e.client.RoundTrip(out)
 	if err != nil {
 		return nil, err

@@ -55,6 +55,29 @@ func TestSecondProcessUsesTheFirst(t *testing.T) {
 	}
 }
 
+// TestAnotherHolder: the process that served ends and a third one takes over
+// before the second asks again.
+func TestAnotherHolder(t *testing.T) {
+	dir := t.TempDir()
+	first := openEmbedded(t, dir)
+	second := openEmbedded(t, dir)
+	l := Location{Name: "quarantine"}
+	guest := openRepo(t, newClient(t, Options{Embedded: second}), l, "web")
+	d, referrers, tags := furnish(t, guest)
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	third := openEmbedded(t, dir)
+	if third.holder == nil {
+		t.Fatal("the third does not hold the folder")
+	}
+	pushed(t, guest)
+	checkFurnished(t, guest, d, referrers, tags)
+	if second.holder != nil {
+		t.Error("two holders")
+	}
+}
+
 func TestServingIsGuarded(t *testing.T) {
 	dir := t.TempDir()
 	e := openEmbedded(t, dir)
