@@ -336,10 +336,13 @@ func egress(args []string) {
 		// datagrams connect to anything: only an answer counts
 		_ = c.SetDeadline(time.Now().Add(time.Second))
 		_, _ = c.Write([]byte("GET / HTTP/1.0\r\n\r\n"))
-		b := make([]byte, 64)
-		if n, err := c.Read(b); err == nil && n > 0 {
-			escape("%s answers %q", target, b[:n])
-		} else if network == "tcp" {
+		b, _ := io.ReadAll(io.LimitReader(c, 4096)) // until the deadline
+		switch {
+		case bytes.Contains(b, []byte("drydock refused ")):
+			fmt.Printf("%s: the gateway answers in its place, and refuses\n", target)
+		case len(b) > 0:
+			escape("%s answers %q", target, b)
+		case network == "tcp":
 			escape("%s accepts", target)
 		}
 		c.Close()
