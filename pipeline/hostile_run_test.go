@@ -51,6 +51,8 @@ func (h *hostile) faults(s report.Summary, images []string, printed string) (out
 			out = append(out, fmt.Sprintf("%s failed without saying %q: %s", name, bound.says, message))
 		case name == "caught" && (message == "" || !strings.Contains(printed, "ESCAPED /hostile is there")):
 			out = append(out, "caught reported an escape and was built: "+message)
+		case h.tier == "T2" && strings.HasPrefix(name, "inner") && strings.Contains(message, "by rule egress/mirror-only") &&
+			!strings.Contains(printed, "["+name+" linux/amd64 build] ESCAPED"): // its last attack was refused by the gateway itself
 		case name != "caught" && slices.Contains(bounds(), name) && message != "":
 			out = append(out, name+" failed: "+message)
 		}
