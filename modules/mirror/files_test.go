@@ -52,9 +52,10 @@ func TestFiles(t *testing.T) {
 		lock.Materials = append(lock.Materials, lockfile.Material{Ecosystem: m.Ecosystem, Path: m.Path, Digest: m.Digest, Size: m.Size})
 	}
 	w.files.set("/copies/sub/other.zip", []byte("OTHER"))
+	full := w.dir
 	for name, want := range map[string]int{"as locked": http.StatusOK, "changed": http.StatusForbidden} {
 		dir := t.TempDir()
-		if name == "changed" {
+		if w.dir = full; name == "changed" {
 			w.dir = t.TempDir() // an empty content store
 		}
 		g, sock := testGateway(t, w.discover(cfg), dir)
