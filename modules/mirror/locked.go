@@ -276,17 +276,30 @@ func (g *Gateway) servePinned(w http.ResponseWriter, r *http.Request, s *lockSet
 			break
 		}
 	}
-	if ctx.Err() != nil || s.grows || fetch.Unreachable(err) && !errors.Is(err, ErrOffline) {
+	if ctx.Err() != nil || s.grows || mayComeBack(err) {
 		g.fail(w, r, err)
 		return
 	}
 	g.refuseBy(w, r, g.notServed(s, pin, rel, err))
 }
 
+// mayComeBack says whether a mirror could not be asked, which says nothing of
+// what it has.
+func mayComeBack(err error) bool { return fetch.Unreachable(err) && !errors.Is(err, ErrOffline) }
+
 // notServed is the refusal of a file a lock names.
 func (g *Gateway) notServed(s *lockSet, pin lockfile.Material, rel string, err error) refusal {
-	ref := s.notServed(pin, rel, err)
-	if ref.Rule == RuleServed && !s.to.IsZero() {
+	ref := refusal{
+		URL: gatewayURL + "/" + pin.Ecosystem + "/" + rel, Rule: RuleServed,
+		Reason: pin.Ecosystem + " " + pin.Path + " as " + s.file + " has it (" + string(pin.Digest) + ") is served by no mirror any more and is not in the content store",
+		Remedy: "bring the cache of a run that has it (--cache), or lock anew: remove the lock and run drydock mirror lock",
+	}
+	switch {
+	case errors.Is(err, ErrOffline):
+		ref.Rule = RuleOffline
+		ref.Reason = pin.Ecosystem + " " + pin.Path + " (" + string(pin.Digest) + "): " + fetch.ErrOffline.Error()
+		ref.Remedy = strings.Join(artifact.Remedies(err), "; ")
+	case !s.to.IsZero():
 		g.explainMoment(&ref, s.to, pin.Ecosystem, err)
 	}
 	return ref

@@ -17,10 +17,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"drydock/modules/artifact"
 	"drydock/modules/mirror/debian/deb"
-	"drydock/modules/mirror/internal/fetch"
-	"drydock/modules/mirror/lockfile"
 )
 
 // A Debian archive replaces its indexes several times a day and keeps its
@@ -80,7 +77,7 @@ func (g *Gateway) serveMade(w http.ResponseWriter, r *http.Request, s *lockSet, 
 	g.locks.mu.Unlock()
 	made.once.Do(func() { g.makeIndex(context.WithoutCancel(r.Context()), s, suite, made) })
 	switch doc, ok := made.files[rest]; {
-	case fetch.Unreachable(made.err) && !errors.Is(made.err, ErrOffline):
+	case mayComeBack(made.err):
 		g.locks.mu.Lock()
 		delete(s.made, suite) // it may be back
 		g.locks.mu.Unlock()
@@ -156,7 +153,7 @@ func (e *madeError) Unwrap() error { return e.err }
 func (g *Gateway) haveAll(ctx context.Context, s *lockSet, paths []string) bool {
 	for _, asked := range paths {
 		if _, err := g.pinnedBlob(ctx, s, asked); err != nil {
-			return fetch.Unreachable(err) && !errors.Is(err, ErrOffline)
+			return mayComeBack(err)
 		}
 	}
 	return true
@@ -255,19 +252,4 @@ func indexOf(suite string, at time.Time, parts []part, stanzas []stanza) map[str
 	release.WriteString("SHA256:\n" + sums.String())
 	files["Release"] = []byte(release.String())
 	return files
-}
-
-// notServed is the refusal of a file a lock names.
-func (s *lockSet) notServed(pin lockfile.Material, rel string, err error) refusal {
-	ref := refusal{
-		URL: gatewayURL + "/" + pin.Ecosystem + "/" + rel, Rule: RuleServed,
-		Reason: pin.Ecosystem + " " + pin.Path + " as " + s.file + " has it (" + string(pin.Digest) + ") is served by no mirror any more and is not in the content store",
-		Remedy: "bring the cache of a run that has it (--cache), or lock anew: remove the lock and run drydock mirror lock",
-	}
-	if errors.Is(err, ErrOffline) {
-		ref.Rule = RuleOffline
-		ref.Reason = pin.Ecosystem + " " + pin.Path + " (" + string(pin.Digest) + "): " + fetch.ErrOffline.Error()
-		ref.Remedy = strings.Join(artifact.Remedies(err), "; ")
-	}
-	return ref
 }
