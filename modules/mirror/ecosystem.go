@@ -41,24 +41,43 @@ type ecosystem struct {
 	hosts func(s *Set) []string
 }
 
-// ecosystems lists them in the order they are shown and asked in.
+// kind is an ecosystem by name, made when it is asked for: that is cheap, and
+// requests ask often.
+type kind struct {
+	name string
+	of   func() ecosystem
+}
+
+// kinds lists them in the order they are shown and asked in.
+func kinds() [7]kind {
+	return [...]kind{
+		{Debian, debianEcosystem}, {Go, goEcosystem}, {Npm, npmEcosystem}, {OCI, ociEcosystem}, {PyPI, pypiEcosystem},
+		{Git, gitEcosystem}, {Files, filesEcosystem},
+	}
+}
+
+// ecosystems is all of them.
 func ecosystems() []ecosystem {
-	return []ecosystem{debianEcosystem(), goEcosystem(), npmEcosystem(), ociEcosystem(), pypiEcosystem(), gitEcosystem(), filesEcosystem()}
+	var out []ecosystem
+	for _, k := range kinds() {
+		out = append(out, k.of())
+	}
+	return out
 }
 
 // Ecosystems is the names of all of them, in the order to show them in.
 func Ecosystems() []string {
 	var out []string
-	for _, e := range ecosystems() {
-		out = append(out, e.name)
+	for _, k := range kinds() {
+		out = append(out, k.name)
 	}
 	return out
 }
 
 func ecosystemOf(name string) (ecosystem, bool) {
-	for _, e := range ecosystems() {
-		if e.name == name {
-			return e, true
+	for _, k := range kinds() {
+		if k.name == name {
+			return k.of(), true
 		}
 	}
 	return ecosystem{}, false

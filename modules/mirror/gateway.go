@@ -46,6 +46,7 @@ type Gateway struct {
 	locks lockBook
 	http  *http.Server
 	queue *connQueue
+	hits  hitBook
 	out   *egress // nil: nothing but the mirrors is reached
 
 	authority authority // of the certificates steps are shown
@@ -69,7 +70,7 @@ func NewGateway(s *Set, opt GatewayOptions) *Gateway {
 	g.http = &http.Server{
 		Handler:           http.HandlerFunc(g.serveHTTP),
 		ReadHeaderTimeout: time.Minute,
-		IdleTimeout:       5 * time.Minute,
+		IdleTimeout:       idleTime,
 		ErrorLog:          log.New(logWriter{g}, "", 0),
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			if tc, ok := c.(*tls.Conn); ok {
@@ -80,10 +81,18 @@ func NewGateway(s *Set, opt GatewayOptions) *Gateway {
 			}
 			return ctx
 		},
+		ConnState: func(c net.Conn, state http.ConnState) {
+			if sc, ok := c.(*stepConn); ok && state == http.StateIdle {
+				sc.next()
+			}
+		},
 	}
 	go func() { _ = g.http.Serve(g.queue) }() // ends with http.ErrServerClosed at Close
 	return g
 }
+
+// idleTime is how long a connection may wait for its next request.
+const idleTime = 5 * time.Minute
 
 type stepKey struct{}
 
@@ -198,7 +207,8 @@ func (g *Gateway) handle(c net.Conn) {
 	_ = c.SetReadDeadline(time.Time{})
 	switch {
 	case h.Kind == "conn" && h.Proto == "http":
-		sc := &stepConn{Conn: c, r: r, step: h.Step, closed: make(chan struct{})}
+		sc := &stepConn{Conn: c, r: r, step: h.Step, closed: make(chan struct{}), again: g.again, enough: make(chan struct{}, 1)}
+		sc.next()
 		if g.queue.put(sc) {
 			<-sc.closed
 		}
@@ -246,10 +256,15 @@ type stepConn struct {
 	asked  atomic.Bool // a request came by it
 	once   sync.Once
 	closed chan struct{}
-}
 
-// Read implements net.Conn.
-func (c *stepConn) Read(p []byte) (int, error) { return c.r.Read(p) }
+	// of Read (plainget.go), which one goroutine at a time calls
+	again   func(c *stepConn, head []byte) (bool, error) // answers a request without the server; nil: none
+	between bool                                         // nothing of the next request was read
+	left    int                                          // bytes of a head that the server has yet to read
+	beyond  bool                                         // more than heads is the server's
+	enough  chan struct{}                                // the server waits no longer
+	armed   time.Time                                    // when the time for being idle last began
+}
 
 // ReadFrom implements io.ReaderFrom: a file of the content store goes from the
 // kernel's cache to the socket without passing through this process.

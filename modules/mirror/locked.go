@@ -158,6 +158,19 @@ func (b *lockBook) of(ctx context.Context, steps *stepBook, step string) *lockSe
 	return nil
 }
 
+// held is of, without waiting: not ok when it is not known yet which lock the
+// step is under, or when what the lock holds it to is not settled.
+func (b *lockBook) held(steps *stepBook, step string) (s *lockSet, ok bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.used {
+		return nil, true
+	}
+	key, begun := steps.lockNow(step)
+	s = b.locks[key]
+	return s, begun && (s != nil || !b.strict) && (s == nil || !s.grows)
+}
+
 // learn makes the first answer to a growing lock's step the answer to all.
 func (b *lockBook) learn(ctx context.Context, steps *stepBook, step string, m artifact.Material) {
 	s := b.of(ctx, steps, step)
@@ -205,8 +218,7 @@ func (w want) as(asked string) want {
 
 // serveLocked answers a step that is under a lock; false leaves the answer to
 // the mirrors.
-func (g *Gateway) serveLocked(w http.ResponseWriter, r *http.Request, ecosystem, rel, asked string) bool {
-	s := g.locks.of(r.Context(), g.steps, stepOf(r.Context()))
+func (g *Gateway) serveLocked(w http.ResponseWriter, r *http.Request, s *lockSet, ecosystem, rel, asked string) bool {
 	if s == nil {
 		return false
 	}

@@ -229,8 +229,12 @@ func (g *Gateway) dispatch(w http.ResponseWriter, r *http.Request, to route) {
 	r = r.WithContext(context.WithValue(ctx, askedKey{}, lockfile.Absent{Ecosystem: to.ecosystem, Path: asked}))
 	ctx = r.Context()
 	eco, _ := ecosystemOf(to.ecosystem)
-	if !eco.ownLock && g.serveLocked(w, r, to.ecosystem, rel, asked) {
-		return
+	if !eco.ownLock {
+		lock := g.locks.of(ctx, g.steps, stepOf(ctx))
+		ctx = under(ctx, lock)
+		if r = r.WithContext(ctx); g.serveLocked(w, r, lock, to.ecosystem, rel, asked) {
+			return
+		}
 	}
 	if eco.serve != nil {
 		eco.serve(g, w, r, rel)
@@ -438,6 +442,9 @@ func (g *Gateway) serveBlob(w http.ResponseWriter, r *http.Request, wanted want,
 	setHeaders(w.Header(), wanted, contentType(wanted, p.entry, f), p.entry.ETag, "", p.entry.Digest)
 	if blob.Stale {
 		w.Header().Set("Warning", `110 - "Response is Stale"`)
+	}
+	if !blob.Stale {
+		g.remember(r, wanted, p.entry, blob.Material, f, w.Header())
 	}
 	modified, err := http.ParseTime(p.entry.LastModified)
 	if err != nil {

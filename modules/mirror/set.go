@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -48,6 +49,14 @@ type Set struct {
 	indexes  map[string][]debian.Package // by digest of the index
 	pool     map[string]poolFile         // "<archive>/pool/…" as seen in verified indexes
 	keys     *keyring
+
+	configured map[string]configured // by ecosystem
+}
+
+// configured is the mirrors a setting of URLs names.
+type configured struct {
+	urls []string
+	ups  []upstream
 }
 
 // upstream is one mirror's address.
@@ -65,6 +74,7 @@ func Discover(_ context.Context, cfg Config, host Host, cacheDir string) (*Set, 
 		cfg: cfg, env: clientconf.NewEnviron(host.Environ), home: host.Home, etc: host.EtcApt,
 		rings: host.Keyrings, goEnv: host.GoEnvFile, dir: filepath.Join(cacheDir, "mirror"),
 		checked: map[string]checkedRelease{}, indexes: map[string][]debian.Package{}, pool: map[string]poolFile{},
+		configured: map[string]configured{},
 	}
 	if s.home == "" {
 		s.home, _ = s.env.First("HOME", "USERPROFILE")
@@ -226,6 +236,12 @@ func (s *Set) upstreams(ctx context.Context, ecosystem string) ([]upstream, erro
 	if eco.setting != nil {
 		urls = eco.setting(&s.cfg).URLs
 	}
+	s.mu.Lock()
+	kept := s.configured[ecosystem]
+	s.mu.Unlock()
+	if len(urls) > 0 && slices.Equal(kept.urls, urls) {
+		return kept.ups, nil
+	}
 	for _, raw := range urls {
 		if ecosystem == Go && (raw == "direct" || raw == "off") {
 			break
@@ -245,6 +261,11 @@ func (s *Set) upstreams(ctx context.Context, ecosystem string) ([]upstream, erro
 	}
 	if len(ups) == 0 {
 		return nil, s.notConfigured(ecosystem)
+	}
+	if len(urls) > 0 {
+		s.mu.Lock()
+		s.configured[ecosystem] = configured{slices.Clone(urls), slices.Clip(ups)}
+		s.mu.Unlock()
 	}
 	return ups, nil
 }

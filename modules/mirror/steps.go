@@ -142,10 +142,20 @@ func (b *stepBook) file(step string) string {
 // fetched notes what a step was given. Its control connection may be seen
 // later than its first request: the two come by different connections.
 func (b *stepBook) fetched(step string, m artifact.Material) {
+	b.fetchedAs(step, materialKey(m), m)
+}
+
+// fetchedAs is fetched with the material's key.
+func (b *stepBook) fetchedAs(step, key string, m artifact.Material) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.running(step).materials[m.URL+" "+string(m.Digest)] = m
+	if all := b.running(step).materials; all[key] != m {
+		all[key] = m
+	}
 }
+
+// materialKey tells materials apart.
+func materialKey(m artifact.Material) string { return m.URL + " " + string(m.Digest) }
 
 // refuse tells the executors of a step what was refused.
 func (b *stepBook) refuse(step string, r refusal) {
@@ -281,6 +291,17 @@ func (b *stepBook) lockOf(ctx context.Context, step string) string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return s.lock
+}
+
+// lockNow is lockOf as far as it is known; begun says that it is.
+func (b *stepBook) lockNow(step string) (key string, begun bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := b.steps[step]
+	if s == nil || s.runs == 0 {
+		return "", false
+	}
+	return s.lock, true
 }
 
 func sortedAbsents(all map[lockfile.Absent]bool) []lockfile.Absent {

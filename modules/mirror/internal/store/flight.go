@@ -291,10 +291,14 @@ func (f *Flight) commit(ctx context.Context, out *sink, meta Meta) (Entry, strin
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return Entry{}, "", diskError(path, err)
 	}
+	st, err := out.file.Stat()
+	if err != nil {
+		return Entry{}, "", diskError(path, err)
+	}
 	if err := out.file.Commit(path); err != nil {
 		return Entry{}, "", diskError(path, err)
 	}
-	f.store.setVerified(sum)
+	f.store.setVerified(sum, IDOf(st))
 	e := Entry{
 		Version: 1, Key: f.want.Key, Digest: artifact.Digest("sha256:" + sum), Size: out.n,
 		ETag: meta.ETag, LastModified: meta.LastModified, ContentType: meta.ContentType, Fetched: time.Now().UTC(),

@@ -87,9 +87,9 @@ func (s *Store) since(now time.Time) time.Time {
 	return first
 }
 
-// used notes a use of a blob.
-func used(path string, st fs.FileInfo) {
-	if now := time.Now(); now.Sub(st.ModTime()) > touchAfter {
+// Used notes a use of a blob, whose file says that it was last used before.
+func Used(path string, before, now time.Time) {
+	if now.Sub(before) > touchAfter {
 		_ = os.Chtimes(path, time.Time{}, now) // another user's: then it is as old as it is
 	}
 }

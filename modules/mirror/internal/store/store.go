@@ -28,7 +28,7 @@ type Store struct {
 	dir string
 
 	mu       sync.Mutex
-	verified map[string]bool      // hex digests hashed or written by this process
+	verified map[string]FileID    // by hex digest: files hashed or written by this process
 	flights  map[string]*Flight   // by flight key
 	entries  map[string]keptEntry // by key: what was read, while its file stays what it was
 }
@@ -45,7 +45,7 @@ const entriesKept = 4096
 // Open uses a directory, made when first written to. Leftovers of killed
 // processes older than a day are removed.
 func Open(dir string) *Store {
-	s := &Store{dir: dir, verified: map[string]bool{}, flights: map[string]*Flight{}, entries: map[string]keptEntry{}}
+	s := &Store{dir: dir, verified: map[string]FileID{}, flights: map[string]*Flight{}, entries: map[string]keptEntry{}}
 	if left, err := os.ReadDir(s.tmp()); err == nil {
 		for _, e := range left {
 			if st, err := e.Info(); err == nil && time.Since(st.ModTime()) > 24*time.Hour {
@@ -86,37 +86,48 @@ func (s *Store) Blob(d artifact.Digest, size int64) (path string, n int64, ok bo
 	if err != nil || !st.Mode().IsRegular() || size > 0 && st.Size() != size {
 		return "", 0, false
 	}
-	s.mu.Lock()
-	known := s.verified[hexsum]
-	s.mu.Unlock()
-	if !known {
-		if sum, err := hashFile(path); err != nil || sum != hexsum {
+	if !s.IsVerified(d, st) {
+		sum, hashed, err := hashFile(path)
+		if err != nil || sum != hexsum {
 			_ = os.Remove(path)
 			return "", 0, false
 		}
-		s.setVerified(hexsum)
+		s.setVerified(hexsum, hashed)
 	}
-	used(path, st)
+	Used(path, st.ModTime(), time.Now())
 	return path, st.Size(), true
 }
 
-func (s *Store) setVerified(hexsum string) {
+// IsVerified says whether a blob's file is the one this process hashed or wrote.
+func (s *Store) IsVerified(d artifact.Digest, st os.FileInfo) bool {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.verified[hexsum] = true
+	known, ok := s.verified[d.Hex()]
+	s.mu.Unlock()
+	return ok && known == IDOf(st)
 }
 
-func hashFile(path string) (string, error) {
+func (s *Store) setVerified(hexsum string, id FileID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.verified[hexsum] = id
+}
+
+// hashFile is a file's digest in hex, and which file it was.
+func hashFile(path string) (string, FileID, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return "", err
+		return "", FileID{}, err
 	}
 	defer f.Close()
 	h := sha256.New()
 	if _, err := io.Copy(h, f); err != nil {
-		return "", err
+		return "", FileID{}, err
 	}
-	return hex.EncodeToString(h.Sum(nil)), nil
+	st, err := f.Stat()
+	if err != nil {
+		return "", FileID{}, err
+	}
+	return hex.EncodeToString(h.Sum(nil)), IDOf(st), nil
 }
 
 func (s *Store) entryPath(key string) string {
