@@ -3,6 +3,7 @@
 package main
 
 import (
+	"archive/tar"
 	"context"
 	"errors"
 	"fmt"
@@ -15,13 +16,19 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ulikunitz/xz"
+
 	"drydock/internal/containertest"
 	"drydock/pipeline/report"
 )
 
 // smallCatalog is an image of two stages: packages from the mirror, files of
-// several owners, what a step made in another, and a test that runs.
+// several owners, what a step made in another, an archive, and a test that runs.
 func smallCatalog(dir string) error {
+	parts, err := partsArchive()
+	if err != nil {
+		return err
+	}
 	for name, body := range map[string]string{
 		"catalog/images/small.yaml": `version: 1
 name: small
@@ -49,17 +56,46 @@ RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-ins
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/lib/dpkg/*-old /var/log/apt /var/log/dpkg.log /var/log/alternatives.log /var/cache/ldconfig/aux-cache
 COPY --from=builder --chown=0:0 /made/greet /usr/local/bin/greet
 COPY --from=builder /made/shared /srv/shared
+ADD parts.tar.xz /srv/parts/
+RUN test "$(stat -c %u:%g:%a /srv/parts/shared)" = 4242:17:2750
 RUN chmod 4755 /usr/bin/less && ls -ln /srv/shared /usr/bin/less > /srv/list && rm /srv/list
 USER 65532
 `,
-		"catalog/images/small/greet.sh": "#!/bin/sh\necho hello from @WHO@\n",
-		".gitignore":                    "home\nout*\nstate*\ncache\n",
+		"catalog/images/small/greet.sh":     "#!/bin/sh\necho hello from @WHO@\n",
+		"catalog/images/small/parts.tar.xz": parts,
+		".gitignore":                        "home\nout*\nstate*\ncache\n",
 	} {
 		if err := writeIn(dir, name, body); err != nil {
 			return err
 		}
 	}
 	return errors.Join(copyCatalog(filepath.Join(dir, "catalog"), false), commitAll(dir))
+}
+
+// partsArchive is a tar.xz with what archives hold.
+func partsArchive() (string, error) {
+	var b strings.Builder
+	x, err := xz.NewWriter(&b)
+	if err != nil {
+		return "", err
+	}
+	w := tar.NewWriter(x)
+	const text = "a part\n"
+	at := time.Unix(1700000000, 0)
+	for _, h := range []tar.Header{
+		{Name: "shared/", Typeflag: tar.TypeDir, Mode: 0o2750, Uid: 4242, Gid: 17, ModTime: at},
+		{Name: "shared/part", Mode: 0o4755, Uid: 4242, Gid: 17, ModTime: at, Size: int64(len(text))},
+		{Name: "again", Typeflag: tar.TypeLink, Linkname: "shared/part", ModTime: at, Mode: 0o4755, Uid: 4242, Gid: 17},
+		{Name: "link", Typeflag: tar.TypeSymlink, Linkname: "/srv/parts/again", ModTime: at, Mode: 0o777, Uid: 5, Gid: 6},
+	} {
+		err = errors.Join(err, w.WriteHeader(&h))
+		if h.Size > 0 {
+			_, werr := w.Write([]byte(text))
+			err = errors.Join(err, werr)
+		}
+	}
+	err = errors.Join(err, w.Close(), x.Close())
+	return b.String(), err
 }
 
 // TestContainerRun runs the main job in every kind of container in which a tier

@@ -58,6 +58,11 @@ func (k *kaniko) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	const stage = "cache"
+	// what is served is what is there
+	if err := os.Mkdir(filepath.Join(dir, stage), 0o700); err != nil {
+		return err
+	}
 	embedded, err := registry.Open(ctx, dir)
 	if err != nil {
 		return err
@@ -66,7 +71,7 @@ func (k *kaniko) serve(ctx context.Context) error {
 	ready, failed := make(chan net.Addr, 1), make(chan error, 1)
 	go func() {
 		failed <- embedded.Serve(serving, registry.ServeOptions{
-			Address: "127.0.0.1:0", Stage: "cache", Ready: func(a net.Addr) { ready <- a },
+			Address: "127.0.0.1:0", Stage: stage, Ready: func(a net.Addr) { ready <- a },
 		})
 	}()
 	select {

@@ -33,7 +33,7 @@ func ChildMain(args []string, serve Serve) (handled bool, exit int) {
 		return false, 0
 	}
 	switch args[1] {
-	case argEngine, argKeeper, argProbe, argRemove, argBinfmt:
+	case argEngine, argKeeper, argProbe, argRemove, argBinfmt, argUnarchive:
 	default:
 		return false, 0
 	}
@@ -46,6 +46,9 @@ func ChildMain(args []string, serve Serve) (handled bool, exit int) {
 }
 
 func childMain(args []string, serve Serve) (exit int, err error) {
+	if args[1] == argUnarchive {
+		return 0, unarchiveMain(args[2:])
+	}
 	// forgotten by the exec that gained capabilities: ask again. The engine
 	// lives as long as the processes that use it, which its sockets tell.
 	if args[1] != argEngine && args[1] != argKeeper {

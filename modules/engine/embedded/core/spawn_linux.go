@@ -23,12 +23,13 @@ import (
 // namespace child is the first, executed once more: only then, mapped to id 0
 // of its user namespace, does it hold that namespace's capabilities.
 const (
-	argEngine = "__drydock-engine"
-	argProbe  = "__drydock-probe"
-	argRemove = "__drydock-remove"
-	argBinfmt = "__drydock-binfmt"
-	argAgain  = "again"
-	argHere   = "here" // in the namespaces of the parent
+	argEngine    = "__drydock-engine"
+	argProbe     = "__drydock-probe"
+	argRemove    = "__drydock-remove"
+	argBinfmt    = "__drydock-binfmt"
+	argUnarchive = "__drydock-unarchive"
+	argAgain     = "again"
+	argHere      = "here" // in the namespaces of the parent
 	// argKeeper is the keeper of owners, which starts the engine with argKept
 	argKeeper = "__drydock-keeper"
 	argKept   = "kept"

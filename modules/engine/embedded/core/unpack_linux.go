@@ -6,15 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 
-	paths "github.com/containerd/continuity/fs"
 	"github.com/moby/buildkit/snapshot"
 	"github.com/moby/buildkit/solver"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/worker"
-	"github.com/moby/go-archive/compression"
-	fscopy "github.com/tonistiigi/fsutil/copy"
 
 	"drydock/modules/artifact"
 	"drydock/modules/engine/embedded/executor"
@@ -24,12 +20,15 @@ import (
 // of nothing but names fill disks too.
 const perEntry = 4096
 
-// unpackOp is a COPY or ADD that unpacks archives. BuildKit unpacks in the
-// engine and without a bound, so that what an archive becomes is asked before.
+// unpackOp is a COPY or ADD that may unpack archives. BuildKit unpacks without a
+// bound, with programs of the host's for some compressions, and in a mount
+// namespace, which an ordinary container refuses; here it is asked before what
+// an archive becomes, and the unpacking is our own (unarchive_linux.go).
 type unpackOp struct {
-	solver.Op
-	op   *pb.FileOp
-	exec *executor.Executor
+	solver.Op // its cache key is BuildKit's
+	op        *pb.FileOp
+	name      string
+	worker    *boundWorker
 }
 
 var _ solver.Op = (*unpackOp)(nil)
@@ -46,7 +45,7 @@ func unpacks(op *pb.FileOp) bool {
 
 // Exec refuses archives that become more than a step may write.
 func (o *unpackOp) Exec(ctx context.Context, jc solver.JobContext, inputs []solver.Result) ([]solver.Result, error) {
-	room := o.exec.Room(ctx)
+	room := o.worker.exec.Room(ctx)
 	for _, a := range o.op.Actions {
 		c := a.GetCopy()
 		if c == nil || !c.AttemptUnpackDockerCompatibility {
@@ -68,57 +67,39 @@ func (o *unpackOp) Exec(ctx context.Context, jc solver.JobContext, inputs []solv
 			return nil, err
 		}
 	}
-	return o.Op.Exec(ctx, jc, inputs)
+	return o.solve(ctx, jc, inputs)
 }
 
 // weigh measures the archives an action names and returns what room is left.
 func weigh(ctx context.Context, m snapshot.Mountable, c *pb.FileActionCopy, room executor.Room) (executor.Room, error) {
-	lm := snapshot.LocalMounter(m)
-	root, err := lm.Mount()
+	names, err := namesOf(m, c)
 	if err != nil {
-		return room, err
+		return room, nil //nolint:nilerr // the operation itself says so
 	}
-	defer lm.Unmount() //nolint:errcheck // nothing was written
-	names := []string{c.Src}
-	if c.AllowWildcard {
-		if names, err = fscopy.ResolveWildcards(root, c.Src, c.FollowSymlink); err != nil {
-			return room, nil //nolint:nilerr // the operation itself says so
-		}
-	}
-	for _, name := range names {
-		n, err := measure(ctx, root, name, room.Bytes)
-		if err != nil {
-			return room, err
-		}
-		if n > room.Bytes {
-			return room, &artifact.Error{
-				Kind: artifact.KindUsage, Op: "unpacking", Place: name, Message: room.Exceeded("unpacked it is larger than"),
-				Remedy: "unpack it in a RUN, what is needed of it, or raise the limit",
+	return room, mounted(m, func(root string) error {
+		for _, name := range names {
+			n, err := measure(ctx, root, name, room.Bytes)
+			if err != nil {
+				return err
 			}
+			if n > room.Bytes {
+				return &artifact.Error{
+					Kind: artifact.KindUsage, Op: "unpacking", Place: name, Message: room.Exceeded("unpacked it is larger than"),
+					Remedy: "unpack it in a RUN, what is needed of it, or raise the limit",
+				}
+			}
+			room.Bytes -= n
 		}
-		room.Bytes -= n
-	}
-	return room, nil
+		return nil
+	})
 }
 
 // measure is what an archive becomes, in bytes of disk; it stops at most. What
 // is no archive is 0.
 func measure(ctx context.Context, root, name string, most int64) (int64, error) {
-	path, err := paths.RootPath(root, name)
-	if err != nil {
-		return 0, nil //nolint:nilerr // the operation itself says so
-	}
-	if fi, err := os.Lstat(path); err != nil || !fi.Mode().IsRegular() {
-		return 0, nil //nolint:nilerr // the same
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return 0, nil //nolint:nilerr // the same
-	}
-	defer f.Close()
-	plain, err := compression.DecompressStream(f)
-	if err != nil {
-		return 0, nil //nolint:nilerr // copied as it is
+	plain, err := openArchive(root, name)
+	if err != nil || plain == nil {
+		return 0, nil //nolint:nilerr // the operation itself says so; what is none is copied as it is
 	}
 	defer plain.Close()
 	entries := tar.NewReader(&boundedReader{ctx: ctx, r: plain})

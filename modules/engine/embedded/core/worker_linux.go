@@ -97,7 +97,7 @@ func (w *boundWorker) resolveOp(v solver.Vertex, s frontend.FrontendLLBBridge, s
 	case *pb.Op_File:
 		if unpacks(o.File) {
 			file, err := w.Worker.ResolveOp(v, s, sm, p)
-			return w.route(&unpackOp{Op: file, op: o.File, exec: w.exec}, "", err)
+			return w.route(&unpackOp{Op: file, op: o.File, name: v.Name(), worker: w}, "", err)
 		}
 	}
 	return w.Worker.ResolveOp(v, s, sm, p)

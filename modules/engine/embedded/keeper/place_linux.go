@@ -41,7 +41,7 @@ func (c call) name(addr uint64) (string, error) { return c.ReadString(addr, unix
 
 // changesRoot forgets whose root is where. The kernel changes it afterwards.
 func (c call) changesRoot() notify.Response {
-	c.roots.generation.Add(1)
+	c.roots.forget()
 	return notify.Continue()
 }
 

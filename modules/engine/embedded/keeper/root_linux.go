@@ -45,3 +45,14 @@ func (t *roots) put(r *root) {
 		unix.Close(r.fd)
 	}
 }
+
+// forget lets go of every root: one of them is about to change, and what was
+// mounted there could not be unmounted while it is held.
+func (t *roots) forget() {
+	t.generation.Add(1)
+	for i := range t.slots {
+		if r := t.slots[i].Swap(nil); r != nil {
+			unix.Close(r.fd)
+		}
+	}
+}
