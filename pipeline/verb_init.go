@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -30,9 +31,13 @@ guesses name and context of each image and writes drydock.yaml there. Vendored
 code, test data, folders for tools, templates and what git ignores are left out
 and listed. Prints which bases of the catalog stand for what FROM names, which
 to add, which package managers in RUN have no mirror, and files fetched by ADD.
-No Dockerfile is changed and nothing else is written. A drydock.yaml that is
-there is not overwritten without --force; with --dry-run nothing is written.`,
-		Flags: append(commonFlags(), boolean("dry-run", "print the proposal and write nothing"), boolean("force", "overwrite a drydock.yaml")),
+No Dockerfile is changed. A drydock.yaml that is there is not overwritten without
+--force; with --dry-run nothing is written. --add-bases writes the bases proposed
+into the catalog's directory, new files and more for standsFor: in those that are
+there, except upstream images whose digest somebody has to look up. Nothing else
+is written.`,
+		Flags: append(commonFlags(), boolean("dry-run", "print the proposal and write nothing"), boolean("force", "overwrite a drydock.yaml"),
+			boolean("add-bases", "write the bases proposed into the catalog, a directory, for review")),
 		Action: func(c *cli.Context) error {
 			s, err := readSettings(c, p.args, p.environ)
 			if err == nil {
@@ -69,7 +74,7 @@ func (p *program) initProject(c *cli.Context, s settings) error {
 			Remedy: "see the proposal with --dry-run, or overwrite the file with --force",
 		}
 	}
-	proposal, err := p.propose(c, s, dir)
+	proposal, err := p.proposeAll(c, s, dir)
 	if err != nil {
 		return err
 	}
@@ -88,6 +93,57 @@ func (p *program) initProject(c *cli.Context, s settings) error {
 		_, err = fmt.Fprintf(p.out, "\n%s would be:\n%s", file, proposal.Project)
 	} else {
 		_, err = fmt.Fprintf(p.out, "\nwrote %s; next: drydock plan, then drydock run once it is committed\n", file)
+	}
+	return err
+}
+
+// proposeAll proposes, and takes the bases proposed where that is asked for.
+func (p *program) proposeAll(c *cli.Context, s settings, dir string) (*onboard.Proposal, error) {
+	proposal, err := p.propose(c, s, dir)
+	if err == nil && c.Bool("add-bases") {
+		return p.addBases(c, s, dir, proposal)
+	}
+	return proposal, err
+}
+
+// addBases writes what is proposed into the catalog and proposes again. What the
+// catalog's loader refuses is taken back.
+func (p *program) addBases(c *cli.Context, s settings, dir string, proposal *onboard.Proposal) (*onboard.Proposal, error) {
+	if s.catalogRef.Pinned() || c.Bool("dry-run") {
+		return nil, &artifact.Error{
+			Kind: artifact.KindUsage, Op: "reading command line", Place: "--add-bases", Message: "the catalog is named by commit or digest, or --dry-run is given",
+			Remedy: "give the catalog's directory with --catalog DIR, and leave --dry-run out",
+		}
+	}
+	added, err := proposal.AddBases(os.DirFS(s.Catalog))
+	if err != nil {
+		return nil, err
+	}
+	var undo []func() error
+	for _, name := range slices.Sorted(maps.Keys(added.Files)) {
+		file := filepath.Join(s.Catalog, filepath.FromSlash(name))
+		before, err := os.ReadFile(file)
+		if err == nil {
+			undo = append(undo, func() error { return results.WriteFile(file, before) })
+		} else {
+			undo = append(undo, func() error { return os.Remove(file) })
+		}
+		if err = results.WriteFile(file, added.Files[name]); err != nil {
+			err = &artifact.Error{Kind: artifact.KindUsage, Op: "adding bases", Place: file, Err: err, Remedy: "give a catalog that can be written"}
+			return nil, errors.Join(err, takeBack(undo[:len(undo)-1]))
+		}
+	}
+	again, err := p.propose(c, s, dir)
+	if err != nil {
+		return nil, errors.Join(err, takeBack(undo))
+	}
+	again.Added = append(again.Added, slices.Sorted(maps.Keys(added.Files))...)
+	return again, nil
+}
+
+func takeBack(undo []func() error) (err error) {
+	for _, f := range undo {
+		err = errors.Join(err, f())
 	}
 	return err
 }

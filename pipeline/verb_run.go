@@ -61,7 +61,7 @@ func (s *session) runLine(c *cli.Context, o line.Options) (summary report.Summar
 		return summary, err
 	}
 	summary, err = s.line.Run(c.Context, pl, o)
-	if oerr := s.line.WriteObserved(failedImages(summary)); err == nil {
+	if oerr := s.line.WriteObserved(c.Context, failedImages(summary)); err == nil {
 		err = oerr
 	}
 	s.line.ExportCaches()

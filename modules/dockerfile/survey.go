@@ -16,9 +16,49 @@ type Source struct {
 }
 
 // Sources lists what COPY and ADD take from the build context, in order.
-func (f *File) Sources() []Source {
+func (f *File) Sources() []Source { return f.sources(nil) }
+
+// SourcesOf is Sources of what a target stage is made of; "" is the last stage.
+func (f *File) SourcesOf(target string) []Source {
+	part := make([]bool, len(f.Stages))
+	for queue := []int{f.targetStage(target)}; len(queue) > 0; queue = queue[1:] {
+		if i := queue[0]; !part[i] {
+			part[i] = true
+			queue = append(queue, f.wants(i)...)
+		}
+	}
+	return f.sources(part)
+}
+
+// wants lists the stages a stage stands on, copies from or mounts.
+func (f *File) wants(stage int) []int {
+	var out []int
+	for _, st := range f.code {
+		if st.stage != stage {
+			continue
+		}
+		switch c := st.cmd.(type) {
+		case *instructions.Stage:
+			out = f.addStage(out, c.BaseName)
+		case *instructions.CopyCommand:
+			out = f.addStage(out, c.From)
+		case *instructions.RunCommand:
+			for _, m := range instructions.GetMounts(c) {
+				out = f.addStage(out, m.From)
+			}
+		}
+	}
+	return out
+}
+
+// sources lists what is taken from the build context, by the stages given; nil
+// is all of them.
+func (f *File) sources(stages []bool) []Source {
 	var out []Source
 	for _, st := range f.code {
+		if stages != nil && !stages[st.stage] {
+			continue
+		}
 		var paths []string
 		switch c := st.cmd.(type) {
 		case *instructions.CopyCommand:
@@ -76,11 +116,7 @@ func (f *File) Tools() []Tool {
 		if !ok {
 			continue
 		}
-		text := strings.Join(run.CmdLine, " ")
-		for _, file := range run.Files {
-			text += "\n" + file.Data
-		}
-		text = strings.ReplaceAll(text, "\\\n", " ")
+		text := runText(run)
 		for _, t := range tools {
 			if t.call.MatchString(text) {
 				out = append(out, Tool{Name: t.name, Line: st.node.StartLine})
@@ -88,6 +124,59 @@ func (f *File) Tools() []Tool {
 		}
 	}
 	return out
+}
+
+// Calls lists which of some programs the RUN instructions call that stand on the
+// FROM of a line, in its stage and in those that build on it; ran says whether
+// there are any such instructions.
+func (f *File) Calls(line int, programs []string) (called []string, ran bool) {
+	on := make([]bool, len(f.Stages))
+	for i, s := range f.Stages {
+		below := f.stageNamed(s.From.Raw, i)
+		on[i] = s.From.Line == line || below >= 0 && on[below]
+	}
+	for _, st := range f.code {
+		run, ok := st.cmd.(*instructions.RunCommand)
+		if !ok || !on[st.stage] {
+			continue
+		}
+		ran = true
+		text := runText(run)
+		for _, p := range programs {
+			if !slices.Contains(called, p) && calls(regexp.QuoteMeta(p)).MatchString(text) {
+				called = append(called, p)
+			}
+		}
+	}
+	return called, ran
+}
+
+// runText is what a RUN gives its shell, lines joined.
+func runText(run *instructions.RunCommand) string {
+	text := strings.Join(run.CmdLine, " ")
+	for _, file := range run.Files {
+		text += "\n" + file.Data
+	}
+	return strings.ReplaceAll(text, "\\\n", " ")
+}
+
+// Root is what a target ("" is the last stage) stands on in the end, arguments
+// that have a default put in.
+func (f *File) Root(target string) string {
+	i := f.targetStage(target)
+	for below := i; below >= 0; below = f.stageNamed(f.Stages[i].From.Raw, i) {
+		i = below
+	}
+	return f.Stages[i].From.Name
+}
+
+// CacheMounts says whether a RUN keeps a directory from build to build: what it
+// fetched once it does not fetch again.
+func (f *File) CacheMounts() bool {
+	return slices.ContainsFunc(f.code, func(st statement) bool {
+		run, ok := st.cmd.(*instructions.RunCommand)
+		return ok && slices.ContainsFunc(instructions.GetMounts(run), func(m *instructions.Mount) bool { return m.Type == instructions.MountTypeCache })
+	})
 }
 
 // Targets lists the named stages that nothing in the file stands on or copies
@@ -122,11 +211,11 @@ func (f *File) Targets() []string {
 	return out
 }
 
-// User is the last USER of the last stage and of those it stands on; "" when
-// the file names none.
-func (f *File) User() string {
+// User is the last USER of a target ("" is the last stage) and of the stages it
+// stands on; "" when the file names none.
+func (f *File) User(target string) string {
 	user := ""
-	for i := len(f.Stages) - 1; i >= 0 && user == ""; {
+	for i := f.targetStage(target); i >= 0 && user == ""; {
 		for _, st := range f.code {
 			if c, ok := st.cmd.(*instructions.UserCommand); ok && st.stage == i {
 				user = c.User

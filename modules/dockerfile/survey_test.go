@@ -52,8 +52,8 @@ COPY --from=0 /x /
 	if got := f.Targets(); !slices.Equal(got, []string{"check", "extra"}) {
 		t.Error("targets", got)
 	}
-	if f.User() != "1000" {
-		t.Errorf("user %q", f.User())
+	if f.User("") != "1000" {
+		t.Errorf("user %q", f.User(""))
 	}
 	f, err = Parse("Dockerfile", []byte("ARG WHICH\nARG TAG=1\nFROM ${WHICH}:$TAG\nUSER root\n"))
 	if err != nil {
@@ -62,7 +62,7 @@ COPY --from=0 /x /
 	if got := f.Arguments(); !slices.Equal(got, []string{"WHICH"}) {
 		t.Error("arguments", got)
 	}
-	if f.User() != "root" || len(f.Targets()) != 0 || len(f.Tools()) != 0 {
-		t.Error("user, targets, tools", f.User(), f.Targets(), f.Tools())
+	if f.User("") != "root" || len(f.Targets()) != 0 || len(f.Tools()) != 0 {
+		t.Error("user, targets, tools", f.User(""), f.Targets(), f.Tools())
 	}
 }

@@ -29,7 +29,8 @@ import (
 
 // underLock is what one build's steps are held to.
 type underLock struct {
-	again    string // the build is one again: RUN's cache mounts have this name space
+	mounts   string // the name space of RUN's cache mounts; "" is the one all builds share
+	again    string // the build is one again
 	key      string
 	lock     *lockfile.Lock // nil: none was made, nothing may be fetched; or one is being made
 	file     string         // as errors call it
@@ -79,6 +80,7 @@ func (l *Line) lockOfImage(img *catalog.Image) (*underLock, error) {
 	}
 	if observing != nil && observing.images[img.Name] {
 		u.key, u.observed = "new-"+observing.nonce+"-"+short(img.Name), true
+		u.mounts = u.key // what an earlier build left there would not be fetched
 		return u, nil
 	}
 	if locking && !l.cfg.Locked {

@@ -143,11 +143,11 @@ func (l *Line) wholeImages(p *plan.Plan) ([]string, error) {
 
 // observe makes the steps of images run anew, watched.
 func (l *Line) observe(images []string) error {
-	raw := make([]byte, 6)
-	if _, err := rand.Read(raw); err != nil {
+	mark, err := nonce()
+	if err != nil {
 		return err
 	}
-	o := &observation{nonce: hex.EncodeToString(raw), images: map[string]bool{}}
+	o := &observation{nonce: mark, images: map[string]bool{}}
 	for _, name := range images {
 		o.images[name] = true
 	}
@@ -155,6 +155,13 @@ func (l *Line) observe(images []string) error {
 	defer l.mu.Unlock()
 	l.observing = o
 	return nil
+}
+
+// nonce marks steps that no earlier build has.
+func nonce() (string, error) {
+	raw := make([]byte, 6)
+	_, err := rand.Read(raw)
+	return hex.EncodeToString(raw), err
 }
 
 // lockPass builds images and makes the locks of those all of whose fetches are
@@ -204,21 +211,16 @@ func (l *Line) composeLock(name string) (*lockfile.Lock, bool, error) {
 	files := map[string]lockfile.Material{}
 	absents := map[lockfile.Absent]bool{}
 	l.mu.Lock()
-	built := slices.Clone(l.built)
+	built, watched := slices.Clone(l.built), l.cfg.Observe || l.observing != nil && l.observing.images[name]
 	l.mu.Unlock()
+	// Steps that found something in a cache mount fetched less than they need.
+	ok = watched || !l.keepsCaches(name)
 	for _, b := range built {
 		if b.Image != name {
 			continue
 		}
 		lock.Epoch = max(lock.Epoch, b.Epoch)
-		for _, base := range b.Bases {
-			one := lockfile.Base{Name: base.Name, Digest: base.Digest}
-			if len(base.Name) < len(offeredPrefix) || base.Name[:len(offeredPrefix)] != offeredPrefix {
-				if !slices.Contains(lock.Bases, one) {
-					lock.Bases = append(lock.Bases, one)
-				}
-			}
-		}
+		addBases(lock, b)
 		addEmulators(lock, b)
 		f := box.gateway.Fetched(b.Name)
 		ok = ok && f.Lockable && joinFetched(files, f)
@@ -261,6 +263,21 @@ func (l *Line) keepMoment(lock *lockfile.Lock, files map[string]lockfile.Materia
 		files[k] = m
 	}
 	return nil
+}
+
+// keepsCaches says whether an image's RUN instructions have cache mounts.
+func (l *Line) keepsCaches(name string) bool {
+	img, ok := l.cfg.Catalog.Image(name)
+	return ok && img.Parsed != nil && img.Parsed.CacheMounts()
+}
+
+func addBases(lock *lockfile.Lock, b *builtImage) {
+	for _, base := range b.Bases {
+		one := lockfile.Base{Name: base.Name, Digest: base.Digest}
+		if !strings.HasPrefix(base.Name, offeredPrefix) && !slices.Contains(lock.Bases, one) {
+			lock.Bases = append(lock.Bases, one)
+		}
+	}
 }
 
 func addEmulators(lock *lockfile.Lock, b *builtImage) {

@@ -1,6 +1,7 @@
 package line
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -36,6 +37,8 @@ type Observed struct {
 	Lock     []lockfile.Material `json:"lock"`  // what came from mirrors, as drydock mirror lock would write it
 	Bases    []ObservedBase      `json:"bases"`
 	Proposal []Proposed          `json:"proposal"`
+	LockFile string              `json:"lockFile"` // beside this file: a whole lock, to be put where Takes says; "" while steps reach more than the mirrors
+	Takes    string              `json:"takes"`    // the lock's place, relative to the project or the catalog
 }
 
 // ObservedHost is a host that is no mirror.
@@ -91,7 +94,16 @@ func (l *Line) observeBuild(e *engine.Engine, img *catalog.Image, b *builtImage,
 			return nil, nil, err
 		}
 	}
-	return &underLock{key: observedKey, observed: true}, text, nil
+	u := &underLock{key: observedKey, observed: true}
+	if l.keepsCaches(img.Name) {
+		// Then it runs anew every time: what it found there it would not fetch.
+		mark, err := nonce()
+		if err != nil {
+			return nil, nil, err
+		}
+		u.mounts = observedKey + "-" + mark
+	}
+	return u, text, nil
 }
 
 // takeFetched notes what the steps of a build fetched, and whom else they
@@ -117,7 +129,7 @@ func (l *Line) takeFetched(b *builtImage, under *underLock) error {
 }
 
 // WriteObserved writes what the images of an observed run reached.
-func (l *Line) WriteObserved(failed []string) error {
+func (l *Line) WriteObserved(ctx context.Context, failed []string) error {
 	if !l.cfg.Observe {
 		return nil
 	}
@@ -155,9 +167,45 @@ func (l *Line) WriteObserved(failed []string) error {
 		o := byImage[image]
 		o.addHosts()
 		o.propose()
+		if err := l.proposeLock(ctx, o); err != nil {
+			return err
+		}
 		if err := l.writeObserved(o); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// proposeLock writes the lock of an image that reached the mirrors alone: with
+// it the very same can be built within them.
+func (l *Line) proposeLock(ctx context.Context, o *Observed) error {
+	if !o.Built || !o.Complete || len(o.Hosts) > 0 {
+		return nil
+	}
+	lock, ok, err := l.composeLock(o.Image)
+	if err != nil || !ok {
+		return err
+	}
+	if lock.Database, err = l.databaseToLock(ctx); err != nil {
+		return err
+	}
+	raw, err := lock.Marshal()
+	if err != nil {
+		return err
+	}
+	name := o.Image + ".lock.json"
+	if err := l.writeBesideObserved(name, raw); err != nil {
+		return err
+	}
+	o.LockFile, o.Takes = name, l.lockName(o.Image)
+	return nil
+}
+
+func (l *Line) writeBesideObserved(name string, raw []byte) error {
+	file := filepath.Join(l.cfg.Out, "observed", filepath.FromSlash(name))
+	if err := results.WriteFile(file, raw); err != nil {
+		return &artifact.Error{Kind: artifact.KindFault, Op: "writing reports", Place: file, Err: err, Remedy: "give a folder that can be written with --out"}
 	}
 	return nil
 }
@@ -168,10 +216,13 @@ func (l *Line) writeObserved(o *Observed) error {
 		return err
 	}
 	file := filepath.Join(l.cfg.Out, "observed", filepath.FromSlash(o.Image)+".json")
-	if err := results.WriteFile(file, append(raw, '\n')); err != nil {
-		return &artifact.Error{Kind: artifact.KindFault, Op: "writing reports", Place: file, Err: err, Remedy: "give a folder that can be written with --out"}
+	if err := l.writeBesideObserved(o.Image+".json", append(raw, '\n')); err != nil {
+		return err
 	}
 	l.note("%s reached %d hosts that are no mirrors: see %s", o.Image, len(o.Hosts), file)
+	if o.LockFile != "" {
+		l.note("%s needs nothing but the mirrors: review %s and commit it as %s, then run --locked", o.Image, filepath.Join(l.cfg.Out, "observed", filepath.FromSlash(o.LockFile)), o.Takes)
+	}
 	for _, p := range o.Proposal {
 		l.note("%s: %s %s: %s", o.Image, p.Kind, p.What, p.Change)
 	}

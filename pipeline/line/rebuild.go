@@ -2,8 +2,6 @@ package line
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -262,8 +260,8 @@ func (l *Line) configAgain(ctx context.Context, in *provenance.Input, dir string
 
 // newAgain makes a lock of what an image's provenance says was fetched.
 func newAgain(in *provenance.Input) (*again, error) {
-	raw := make([]byte, 6)
-	if _, err := rand.Read(raw); err != nil {
+	mark, err := nonce()
+	if err != nil {
 		return nil, err
 	}
 	lock := &lockfile.Lock{Version: lockfile.Version, Image: in.Image, Drydock: in.Version, Epoch: in.Epoch}
@@ -284,7 +282,7 @@ func newAgain(in *provenance.Input) (*again, error) {
 			lock.Absent = append(lock.Absent, lockfile.Absent{Ecosystem: eco, Path: at})
 		}
 	}
-	return &again{nonce: hex.EncodeToString(raw), image: in.Image, lock: lock}, nil
+	return &again{nonce: mark, image: in.Image, lock: lock}, nil
 }
 
 // lockAgain holds the image to what its provenance says, and what it is built
@@ -293,7 +291,7 @@ func (l *Line) lockAgain(img *catalog.Image, u *underLock) (*underLock, error) {
 	a := l.cfg.again
 	if img.Name == a.image {
 		u.again = "again-" + a.nonce
-		u.lock, u.key = a.lock, u.again
+		u.lock, u.key, u.mounts = a.lock, u.again, u.again
 		u.file, u.remedy = "the provenance of "+img.Name, "bring the cache of a run that has what it was built from (--cache)"
 		return u, nil
 	}
@@ -305,11 +303,11 @@ func (l *Line) lockAgain(img *catalog.Image, u *underLock) (*underLock, error) {
 	return u, nil
 }
 
-// cacheMounts is the name space of RUN's cache mounts: an image built again
-// finds them empty.
+// cacheMounts is the name space of RUN's cache mounts: an image built again, or
+// to see what it fetches, finds them empty.
 func (u *underLock) cacheMounts() string {
 	if u == nil {
 		return ""
 	}
-	return u.again
+	return u.mounts
 }

@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"drydock/modules/dockerfile"
 )
 
 // wantedBy lists the paths an image copies, and whether it copies everything.
@@ -61,20 +63,44 @@ func chooseContext(fsys fs.FS, file string, img *Image) {
 	}
 	img.Context, img.Why = best, why
 	img.Dockerfile = strings.TrimPrefix(file, best+"/")
-	noteMissing(fsys, file, img)
-}
-
-// noteMissing notes what the Dockerfile copies and the context has not.
-func noteMissing(fsys fs.FS, file string, img *Image) {
-	for _, s := range img.file.Sources() {
-		p := inContext(s.Path)
-		if p != "" && !strings.Contains(p, "$") && !there(fsys, img.Context, p) {
+	chooseTarget(fsys, img)
+	for _, s := range img.file.SourcesOf(img.Target) {
+		if missing(fsys, img, s) {
 			img.Problems = append(img.Problems, Problem{
 				Place: fmt.Sprintf("%s:%d", file, s.Line), Message: s.Path + " is not in the repository",
 				Remedy: "something has to make it before the build, or in a stage of the Dockerfile",
 			})
 		}
 	}
+}
+
+// chooseTarget leaves the last stage alone unless that copies what is not in the
+// repository and exactly one other that may be meant does not.
+func chooseTarget(fsys fs.FS, img *Image) {
+	whole := func(target string) bool {
+		return !slices.ContainsFunc(img.file.SourcesOf(target), func(s dockerfile.Source) bool { return missing(fsys, img, s) })
+	}
+	if whole("") {
+		return
+	}
+	var can []string
+	for _, t := range img.Targets {
+		if whole(t) {
+			can = append(can, t)
+		}
+	}
+	if len(can) == 1 {
+		img.Target = can[0]
+	}
+}
+
+// missing says whether what is copied is certainly not in the context.
+func missing(fsys fs.FS, img *Image, s dockerfile.Source) bool {
+	p := inContext(s.Path)
+	if at := strings.Index(p, "$"); at >= 0 { // the folder before what nobody knows
+		p = path.Dir(p[:at] + "x")
+	}
+	return p != "" && p != "." && !there(fsys, img.Context, p)
 }
 
 // automatic are the arguments BuildKit sets by itself, for the platform built on.

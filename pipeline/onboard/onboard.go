@@ -35,6 +35,7 @@ type Proposal struct {
 	Downloads  []Download  `json:"downloads"`
 	Skipped    []Skipped   `json:"skipped"`
 	Project    string      `json:"project"` // the text of the project file
+	Added      []string    `json:"added"`   // files of the catalog that were written
 }
 
 // Image is one image a Dockerfile makes.
@@ -45,6 +46,7 @@ type Image struct {
 	Why        string              `json:"why"`        // the context was chosen
 	Platforms  []artifact.Platform `json:"platforms"`
 	Targets    []string            `json:"targets"`   // stages nothing else uses, besides the last
+	Target     string              `json:"target"`    // proposed of them: the last copies what is not there; "" is the last
 	Arguments  []string            `json:"arguments"` // that FROM needs and nothing gives
 	Problems   []Problem           `json:"problems"`
 	Ready      bool                `json:"ready"` // it can be planned with the catalog as it is
@@ -105,7 +107,7 @@ var vendored = map[string]string{
 
 // Propose looks at a repository. It is an error when there is nothing to build.
 func Propose(in Input) (*Proposal, error) {
-	p := &Proposal{Version: 1, Images: []Image{}, Bases: []Base{}, Ecosystems: []Ecosystem{}, Downloads: []Download{}, Skipped: []Skipped{}}
+	p := &Proposal{Version: 1, Images: []Image{}, Bases: []Base{}, Ecosystems: []Ecosystem{}, Downloads: []Download{}, Skipped: []Skipped{}, Added: []string{}}
 	found, err := p.find(in)
 	if err != nil {
 		return nil, err

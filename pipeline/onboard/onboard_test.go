@@ -135,7 +135,7 @@ func TestProposeBase(t *testing.T) {
 		"gcr.example/distroless/base-debian12:latest": `bases/minimal.yaml standsFor:`,
 		"quay.example/org/tool:v1@sha256:abc":         "image: org/tool@sha256:abc",
 	} {
-		file, text := proposeBase(ops(), ref)
+		file, text := proposeBase(ops(), newNeed(ref))
 		if !strings.Contains(file+" "+text, want) {
 			t.Errorf("%s: %s %s\nwant %s", ref, file, text, want)
 		}
@@ -162,5 +162,68 @@ func TestNames(t *testing.T) {
 	p := propose(t, tree("a/x/Dockerfile", "FROM full\nUSER 1\n", "b/x/Dockerfile", "FROM full\nUSER 1\n", "a/x/f", "", "b/x/f", ""))
 	if p.Images[0].Name == p.Images[1].Name {
 		t.Error(p.Images[0].Name)
+	}
+}
+
+// What RUN calls decides what is proposed, and taking a proposal leaves the rest
+// of a base's file alone.
+func TestAddBases(t *testing.T) {
+	p := propose(t, tree(
+		"a/Dockerfile", "FROM golang:1.26 AS b\nRUN make x\nFROM alpine:3.21\nCOPY --from=b /x /x\n",
+		"b/Dockerfile", "FROM golang:1.24-alpine AS b\nRUN git describe && CGO_ENABLED=1 go build\nFROM node:20\nUSER 1\n",
+		"c/Dockerfile", "FROM golang:1.23-alpine AS b\nRUN apk add git\nFROM full\nUSER 1\n",
+	))
+	if len(p.Images[0].Problems) == 0 || !strings.Contains(p.Images[0].Problems[0].Message, "has not all that RUN calls: make") {
+		t.Errorf("%+v", p.Images[0].Problems)
+	}
+	cat := tree(
+		"bases/golang-1.26.yaml", "name: golang-1.26\npackages: [apt] # few\nstate: active\n",
+		"bases/minimal.yaml", "name: minimal\nstandsFor:\n  - x:1 # why\n",
+	)
+	got, err := p.AddBases(cat)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text := string(got.Files["bases/golang-1.26.yaml"]); text != "name: golang-1.26\npackages: [apt, make] # few\nstate: active\n" {
+		t.Error(text)
+	}
+	if text := string(got.Files["bases/golang-1.24-git.yaml"]); !strings.Contains(text, "packages: [apt, git]\ngo: \"1.24\"") || !strings.Contains(text, `standsFor: ["golang:1.24-alpine"]`) {
+		t.Error(text)
+	}
+	if len(got.Left) != 3 { // node, Alpine with its own packages, and alpine where no base is like it
+		t.Errorf("%+v", got.Left)
+	}
+	cat["bases/golang-1.26.yaml"].Data = []byte("packages:\n  - apt\n")
+	if _, err := p.AddBases(cat); artifact.ExitCode(err) != artifact.ExitUsage || !strings.Contains(err.Error(), "golang-1.26.yaml") {
+		t.Error(err)
+	}
+	for have, want := range map[string]string{
+		"a: 1\nstandsFor: [x]\nb: 2\n":            "a: 1\nstandsFor: [x, \"y\"]\nb: 2\n",
+		"a: 1\nstandsFor: []\n":                   "a: 1\nstandsFor: [\"y\"]\n",
+		"standsFor:\n  # first\n  - x\n":          "",
+		"a: 1\nstandsFor:\n    - x # why\nb: 2\n": "a: 1\nstandsFor:\n    - \"y\"\n    - x # why\nb: 2\n",
+		"a: 1": "a: 1\nstandsFor: [\"y\"]\n",
+	} {
+		if text, ok := standFor(have, `"y"`); text != want || ok != (want != "") {
+			t.Errorf("%q: %q", have, text)
+		}
+	}
+}
+
+// Where the last stage copies what is not there, the target that does not is
+// meant; where two may be, nobody guesses.
+func TestChooseTarget(t *testing.T) {
+	const file = "FROM full AS base\nCOPY main.go /\nFROM base AS run\nUSER 1\nFROM base AS release\nCOPY dist/x_$TARGETARCH /\nUSER 1\n"
+	p := propose(t, tree("Dockerfile", file, "main.go", ""))
+	if p.Images[0].Target != "run" || !strings.Contains(p.Project, "    target: run ") || len(p.Images[0].Problems) != 0 {
+		t.Errorf("%+v\n%s", p.Images[0], p.Project)
+	}
+	p = propose(t, tree("Dockerfile", "FROM full AS other\nUSER 1\n"+file, "main.go", ""))
+	if p.Images[0].Target != "" || len(p.Images[0].Problems) != 1 {
+		t.Errorf("%+v", p.Images[0])
+	}
+	p = propose(t, tree("Dockerfile", file, "main.go", "", "dist/x_amd64", ""))
+	if p.Images[0].Target != "" || len(p.Images[0].Problems) != 0 {
+		t.Errorf("%+v", p.Images[0])
 	}
 }

@@ -3,7 +3,6 @@ package onboard
 import (
 	"fmt"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -30,8 +29,8 @@ func (p *Proposal) survey(in Input, img *Image) {
 		img.Ready = false
 		img.Problems = append(img.Problems, Problem{at(d.Line), "RUN " + d.Flag + " asks for a privilege no build is given", "remove the flag"})
 	}
-	user := img.file.User()
-	if found, err := in.Catalog.Resolve(img.file.Stages[len(img.file.Stages)-1].From.Name); err == nil && user == "" {
+	user := img.file.User(img.Target)
+	if found, err := in.Catalog.Resolve(img.file.Root(img.Target)); err == nil && user == "" {
 		if b, ok := in.Catalog.Base(found.Base); ok {
 			user = b.User
 		}
@@ -51,6 +50,7 @@ func (p *Proposal) bases(c *catalog.Catalog, img *Image, at func(int) string) bo
 	}
 	ready := true
 	for _, r := range refs {
+		want := wanted(img.file, r)
 		i := slices.IndexFunc(p.Bases, func(b Base) bool { return b.Ref == r.Ref })
 		if i < 0 {
 			b := Base{Ref: r.Ref}
@@ -59,7 +59,7 @@ func (p *Proposal) bases(c *catalog.Catalog, img *Image, at func(int) string) bo
 					b.Base = found.Image
 				}
 			} else {
-				b.File, b.Propose = proposeBase(c, r.Ref)
+				b.File, b.Propose = proposeBase(c, want)
 			}
 			p.Bases = append(p.Bases, b)
 			i = len(p.Bases) - 1
@@ -67,67 +67,16 @@ func (p *Proposal) bases(c *catalog.Catalog, img *Image, at func(int) string) bo
 		if place := at(r.Line); !slices.Contains(p.Bases[i].Places, place) {
 			p.Bases[i].Places = append(p.Bases[i].Places, place)
 		}
+		if file, more := want.lacking(c, p.Bases[i].Base); more != "" {
+			p.Bases[i].File, p.Bases[i].Propose = file, more
+			img.Problems = append(img.Problems, Problem{
+				at(r.Line), p.Bases[i].Base + " stands for " + r.Ref + " and has not all that RUN calls: " + strings.Join(want.programs, ", "),
+				"add to " + file + ": " + strings.TrimSpace(more),
+			})
+		}
 		ready = ready && p.Bases[i].Base != ""
 	}
 	return ready
-}
-
-var goVersion = regexp.MustCompile(`^1\.\d+`)
-
-// proposeBase says what the catalog could have for a reference: another name
-// for a base it has, a base like one it has, or the upstream image itself,
-// mirrored by digest.
-func proposeBase(c *catalog.Catalog, ref string) (file, text string) {
-	want := catalog.Familiar(ref)
-	name, tag, _ := strings.Cut(want, ":")
-	short := path.Base(name)
-	release := goVersion.FindString(tag)
-	for _, b := range c.Bases {
-		if !alike(b, name, tag) {
-			continue
-		}
-		note := ""
-		if strings.Contains(tag, "alpine") {
-			note = "   # Debian in place of Alpine: apk in RUN will not work"
-		}
-		return b.File, fmt.Sprintf("standsFor: [%q]%s\n", want, note)
-	}
-	i := slices.IndexFunc(c.Bases, func(b catalog.Base) bool { return b.Go != "" })
-	if i >= 0 && short == "golang" && release != "" && !strings.Contains(tag, "alpine") {
-		return "bases/golang-" + release + ".yaml", fmt.Sprintf(
-			"version: 1\nname: golang-%s\nkind: debian\nvariant: full\nplatforms: [linux/amd64]\npackages: [%s]\ngo: %q\nenv: {GOTOOLCHAIN: local}\nstandsFor: [%q]\nstate: active\n",
-			release, strings.Join(c.Bases[i].Packages, ", "), release, want)
-	}
-	repository := name
-	if !strings.Contains(repository, "/") {
-		repository = "library/" + repository
-	} else if host, rest, _ := strings.Cut(repository, "/"); strings.ContainsAny(host, ".:") {
-		repository = rest
-	}
-	digest := "sha256:…"
-	if _, d, ok := strings.Cut(ref, "@"); ok {
-		digest = d
-	}
-	return "bases/" + nameOf(short+"-"+tag) + ".yaml", fmt.Sprintf(
-		"version: 1\nname: %s\nkind: oci\nimage: %s@%s   # its digest at the OCI mirror of mirrors.yaml\nplatforms: [linux/amd64]\nstandsFor: [%q]\nstate: active\n",
-		nameOf(short+"-"+tag), repository, digest, want)
-}
-
-// alike says whether a base is of the kind of an upstream image.
-func alike(b catalog.Base, name, tag string) bool {
-	short := path.Base(name)
-	switch {
-	case short == "golang":
-		release := goVersion.FindString(tag)
-		return release != "" && goVersion.FindString(b.Go) == release
-	case b.Go != "":
-		return false
-	case short == "debian":
-		return b.Variant == "full" && len(b.Packages) < 8
-	case strings.Contains(name, "distroless/") && !strings.Contains(tag, "debug"):
-		return (strings.HasPrefix(short, "base") || strings.HasPrefix(short, "static")) && b.Variant == "minimal"
-	}
-	return false
 }
 
 // platforms are those the image can be built for without running foreign code.

@@ -58,7 +58,10 @@ func (i Image) entry() string {
 		names[n] = p.String()
 	}
 	fmt.Fprintf(&b, "    platforms: [%s]\n", strings.Join(names, ", "))
-	if len(i.Targets) > 0 {
+	switch {
+	case i.Target != "":
+		fmt.Fprintf(&b, "    target: %s   # the last stage copies what is not in the repository\n", scalar(i.Target))
+	case len(i.Targets) > 0:
 		fmt.Fprintf(&b, "    # target: %s   (the last stage without it)\n", strings.Join(i.Targets, " or "))
 	}
 	if len(i.Arguments) > 0 {
@@ -83,6 +86,9 @@ func (p *Proposal) WriteText(w io.Writer) error {
 	for _, x := range p.Bases {
 		if x.Base != "" {
 			fmt.Fprintf(&b, "base %s: %s stands for it\n", x.Ref, x.Base)
+			if x.Propose != "" {
+				fmt.Fprintf(&b, "  it lacks what RUN calls; in %s:\n%s", x.File, indent(x.Propose))
+			}
 			continue
 		}
 		fmt.Fprintf(&b, "base %s (%s): the catalog has none; it could have, in %s:\n", x.Ref, strings.Join(x.Places, ", "), x.File)
@@ -100,6 +106,9 @@ func (p *Proposal) WriteText(w io.Writer) error {
 		if !d.Checksum {
 			fmt.Fprintln(&b, "  and without --checksum=sha256:… nobody can tell what it will be")
 		}
+	}
+	for _, file := range p.Added {
+		fmt.Fprintf(&b, "wrote %s of the catalog, for review; drydock base update pins what it is made of\n", file)
 	}
 	for _, s := range p.Skipped {
 		fmt.Fprintf(&b, "left out %s: %s\n", s.Path, s.Why)

@@ -1,0 +1,205 @@
+package onboard
+
+import (
+	"fmt"
+	"path"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"drydock/catalog"
+	"drydock/modules/dockerfile"
+)
+
+// usual are programs that upstream images of languages bring and Debian's bases
+// do not, with the packages that have them.
+var usual = []struct {
+	program  string
+	packages []string
+}{
+	{"make", []string{"make"}}, {"git", []string{"git"}}, {"curl", []string{"curl"}}, {"wget", []string{"wget"}},
+	{"gcc", []string{"gcc", "libc6-dev"}}, {"cc", []string{"gcc", "libc6-dev"}}, {"g++", []string{"g++", "libc6-dev"}}, {"pkg-config", []string{"pkg-config"}},
+}
+
+// need is what a Dockerfile wants of one reference.
+type need struct {
+	ref  string // as written, arguments put in
+	want string // as standsFor names it
+	name string // of want, without the tag
+	tag  string
+	runs bool // commands run on it
+	apk  bool // Alpine's package manager among them
+
+	programs []string // of the usual ones, that they call
+}
+
+// wanted finds what a Dockerfile wants of a reference.
+func wanted(f *dockerfile.File, r dockerfile.BaseRef) need {
+	n := newNeed(r.Ref)
+	if r.Instruction != "FROM" {
+		return n // it is copied from
+	}
+	programs := []string{"apk"}
+	for _, u := range usual {
+		programs = append(programs, u.program)
+	}
+	n.programs, n.runs = f.Calls(r.Line, programs)
+	if i := slices.Index(n.programs, "apk"); i >= 0 {
+		n.apk = true
+		n.programs = slices.Delete(n.programs, i, i+1)
+	}
+	return n
+}
+
+func newNeed(ref string) need {
+	n := need{ref: ref, want: catalog.Familiar(ref)}
+	n.name, n.tag, _ = strings.Cut(n.want, ":")
+	return n
+}
+
+// lacks lists the packages a base would need more for the programs called.
+func (n need) lacks(b catalog.Base) []string {
+	var out []string
+	for _, u := range usual {
+		if !slices.Contains(n.programs, u.program) {
+			continue
+		}
+		for _, p := range u.packages {
+			if !slices.Contains(b.Packages, p) && !slices.Contains(out, p) {
+				out = append(out, p)
+			}
+		}
+	}
+	return out
+}
+
+// lacking is what a base that stands for golang, whose image has make and its
+// like, needs more for what RUN calls: the base's file and the packages.
+func (n need) lacking(c *catalog.Catalog, name string) (file, text string) {
+	b, ok := c.Base(name)
+	if !ok || path.Base(n.name) != "golang" {
+		return "", ""
+	}
+	if more := n.lacks(*b); len(more) > 0 {
+		return b.File, morePackages + strings.Join(more, ", ") + "]\n"
+	}
+	return "", ""
+}
+
+// morePackages begins a proposal to add packages to a base that is there.
+const morePackages = "packages: [..., "
+
+var goVersion = regexp.MustCompile(`^1\.\d+`)
+
+// proposeBase says what the catalog could have for a reference: another name
+// for a base it has, a base like one it has, or the upstream image itself,
+// mirrored by digest.
+func proposeBase(c *catalog.Catalog, n need) (file, text string) {
+	if b, ok := alike(c, n); ok && !n.apk && len(n.lacks(b)) == 0 {
+		return b.File, fmt.Sprintf("standsFor: [%q]%s\n", n.want, n.caution())
+	}
+	if file, text, ok := proposeGo(c, n); ok {
+		return file, text
+	}
+	short := path.Base(n.name)
+	repository := n.name
+	if !strings.Contains(repository, "/") {
+		repository = "library/" + repository
+	} else if host, rest, _ := strings.Cut(repository, "/"); strings.ContainsAny(host, ".:") {
+		repository = rest
+	}
+	digest := unknownDigest
+	if _, d, ok := strings.Cut(n.ref, "@"); ok {
+		digest = d
+	}
+	return "bases/" + nameOf(short+"-"+n.tag) + ".yaml", fmt.Sprintf(
+		"version: 1\nname: %s\nkind: oci\nimage: %s@%s   # its digest at the OCI mirror of mirrors.yaml\nplatforms: [linux/amd64]\nstandsFor: [%q]\nstate: active\n",
+		nameOf(short+"-"+n.tag), repository, digest, n.want)
+}
+
+// unknownDigest stands where only somebody who may ask upstream knows more.
+const unknownDigest = "sha256:…"
+
+// proposeGo is a base with a toolchain and the packages RUN needs besides.
+func proposeGo(c *catalog.Catalog, n need) (file, text string, ok bool) {
+	release := goRelease(c, n)
+	i := slices.IndexFunc(c.Bases, func(b catalog.Base) bool { return b.Go != "" })
+	if i < 0 || path.Base(n.name) != "golang" || release == "" || n.apk {
+		return "", "", false
+	}
+	name := strings.ReplaceAll(strings.Join(append([]string{"golang-" + release}, n.programs...), "-"), "+", "x")
+	packages := append(slices.Clone(c.Bases[i].Packages), n.lacks(c.Bases[i])...)
+	return "bases/" + name + ".yaml", fmt.Sprintf(
+		"version: 1\nname: %s\nkind: debian\nvariant: full\nplatforms: [linux/amd64]\npackages: [%s]\ngo: %q\nenv: {GOTOOLCHAIN: local}\nstandsFor: [%q]%s\nstate: active\n",
+		name, strings.Join(packages, ", "), release, n.want, n.caution()), true
+}
+
+// goRelease is the 1.N a golang image has; of one that names none the newest of
+// the catalog's.
+func goRelease(c *catalog.Catalog, n need) string {
+	if release := goVersion.FindString(n.tag); release != "" || path.Base(n.name) != "golang" {
+		return release
+	}
+	best := ""
+	if first, _, _ := strings.Cut(n.tag, "-"); slices.Contains([]string{"latest", "1", "alpine", "bookworm", "stable"}, first) {
+		for _, b := range c.Bases {
+			if r := goVersion.FindString(b.Go); minor(r) > minor(best) {
+				best = r
+			}
+		}
+	}
+	return best
+}
+
+func minor(release string) int {
+	n, err := strconv.Atoi(strings.TrimPrefix(release, "1."))
+	if err != nil {
+		return -1
+	}
+	return n
+}
+
+// caution says what is not as in the image a base is to stand for.
+func (n need) caution() string {
+	switch {
+	case path.Base(n.name) == "alpine" || path.Base(n.name) == "busybox":
+		return "   # Debian in its place, without a shell, as an ordinary user"
+	case strings.Contains(n.tag, "alpine"):
+		return "   # Debian in place of Alpine: apk in RUN will not work"
+	}
+	return ""
+}
+
+// alike finds a base of the kind of an upstream image.
+func alike(c *catalog.Catalog, n need) (catalog.Base, bool) {
+	if i := slices.IndexFunc(c.Bases, n.fits(goRelease(c, n))); i >= 0 {
+		return c.Bases[i], true
+	}
+	return catalog.Base{}, false
+}
+
+// fits says which bases are of the kind; release is of Go.
+func (n need) fits(release string) func(catalog.Base) bool {
+	short := path.Base(n.name)
+	switch {
+	case short == "golang":
+		return func(b catalog.Base) bool { return release != "" && goVersion.FindString(b.Go) == release }
+	case short == "debian":
+		return func(b catalog.Base) bool { return b.Go == "" && b.Variant == "full" && len(b.Packages) < 8 }
+	case n.distroless():
+		return func(b catalog.Base) bool { return b.Go == "" && b.Variant == "minimal" }
+	case (n.name == "alpine" || n.name == "busybox") && !n.runs:
+		// What is put onto it finds a libc and authorities, as there.
+		return func(b catalog.Base) bool {
+			return b.Go == "" && b.Variant == "minimal" && slices.Contains(b.Packages, "ca-certificates") && slices.Contains(b.Packages, "libc6")
+		}
+	}
+	return func(catalog.Base) bool { return false }
+}
+
+func (n need) distroless() bool {
+	short := path.Base(n.name)
+	return strings.Contains(n.name, "distroless/") && !strings.Contains(n.tag, "debug") &&
+		(strings.HasPrefix(short, "base") || strings.HasPrefix(short, "static"))
+}
