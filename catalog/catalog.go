@@ -64,6 +64,7 @@ type Image struct {
 	Dockerfile  string              `yaml:"dockerfile"` // relative to the context; default Dockerfile
 	Target      string              `yaml:"target,omitempty"`
 	Platforms   []artifact.Platform `yaml:"platforms"`
+	User        string              `yaml:"user,omitempty"` // who it runs as in place of what its Dockerfile says: uid[:gid], or names it knows; never root
 	Args        map[string]string   `yaml:"args,omitempty"`
 	Matrix      Matrix              `yaml:"matrix,omitempty"`
 	Tests       Tests               `yaml:"tests"`

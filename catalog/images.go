@@ -50,6 +50,7 @@ func (l *loader) addImage(s source, img Image) {
 	}
 	img.Place = s.at("name")
 	l.checkPlatforms(s, img.Platforms)
+	l.checkUser(s, img.User)
 	l.findContext(s, &img)
 	l.findContexts(s, &img)
 	l.checkArgs(s, &img)
@@ -57,6 +58,22 @@ func (l *loader) addImage(s source, img Image) {
 	l.checkTests(s, &img)
 	l.checkTags(s, &img)
 	l.cat.Images = append(l.cat.Images, img)
+}
+
+var userPattern = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?$`)
+
+// checkUser refuses what is no user, and root: an image that must run as root
+// says so in its Dockerfile, or nothing.
+func (l *loader) checkUser(s source, user string) {
+	const remedy = "write an ordinary user's number, as user: \"65532:65532\", or leave it out: then the Dockerfile decides"
+	name, _, _ := strings.Cut(user, ":")
+	switch {
+	case user == "":
+	case !userPattern.MatchString(user):
+		l.fail(s.at("user"), "%q is no user", user).Remedy = remedy
+	case name == "root" || strings.Trim(name, "0") == "":
+		l.fail(s.at("user"), "user %s is root", user).Remedy = remedy
+	}
 }
 
 // findContext finds the context and parses the Dockerfile in it.

@@ -274,6 +274,8 @@ func TestWrongImages(t *testing.T) {
 		{"variant not said", "images/deep/top/Dockerfile.top", "app:b-1", "app", "cat/images/deep/top/Dockerfile.top:1", `no variant ""`},
 		{"base without the platform", "images/app/Dockerfile", "FROM minimal", "FROM full", "cat/images/app/Dockerfile:3", "full is not there for linux/arm64"},
 		{"target", "images/app.yaml", "args:", "target: biuld\nargs:", "cat/images/app.yaml:4", "no stage biuld"},
+		{"root", "images/top.yaml", "tests:", "user: 0:0\ntests:", "cat/images/top.yaml:6", "user 0:0 is root"},
+		{"no user", "images/top.yaml", "tests:", "user: a b\ntests:", "cat/images/top.yaml:6", `"a b" is no user`},
 		{"name of a base", "images/top.yaml", "name: top", "name: full", "cat/images/top.yaml:2", "name of a base"},
 		{"name twice", "images/top.yaml", "name: top", "name: app", "cat/images/top.yaml:2", "twice"},
 		{"capitals", "images/top.yaml", "name: top", "name: Top", "cat/images/top.yaml:2", "not a name"},

@@ -40,6 +40,7 @@ type Source struct {
 	Dockerfile []byte   // with every FROM already a digest
 	Frontend   string   // image that reads the Dockerfile, as the embedded engine spells it; "" is the built-in one
 	Target     string   // stage; "" is the last
+	User       string   // who the image runs as in place of what the Dockerfile says; "" leaves it
 	Args       map[string]string
 	Platform   artifact.Platform
 	Epoch      int64             // seconds; every time in the result
@@ -163,7 +164,10 @@ func container(c *dagger.Client, s Source) *dagger.Container {
 	for _, id := range sortedKeys(s.Secrets) {
 		opts.Secrets = append(opts.Secrets, c.SetSecret(id, s.Secrets[id]))
 	}
-	return dir.DockerBuild(opts)
+	if s.User == "" {
+		return dir.DockerBuild(opts)
+	}
+	return dir.DockerBuild(opts).WithUser(s.User)
 }
 
 func joinDigests(ds []artifact.Digest) string {

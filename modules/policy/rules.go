@@ -244,7 +244,7 @@ func consistent(r artifact.TestReport, seen map[string]int) bool {
 // judgeNonRoot asks that the image's config names an ordinary user, and that
 // the tests, where they ran, saw one.
 func (e *evaluation) judgeNonRoot() []finding {
-	const remedy = "end the Dockerfile's last stage with USER and an ordinary user"
+	const remedy = "end the Dockerfile's last stage with USER and an ordinary user, or name one as user: of the image"
 	var out []finding
 	for i := range e.platforms {
 		t := &e.platforms[i]

@@ -133,7 +133,7 @@ func (l *Line) carryOut(ctx context.Context, o *order) (*builtImage, error) {
 	// What is exported or tested later is asked for by what it was made of.
 	l.onClose(func() error { done(); return nil })
 	b.Built, err = image.Build(ctx, o.engine.Client, o.step, image.Source{
-		Name: b.Name, ContextDir: contextDir, Ignore: o.img.Ignore, Dockerfile: text, Frontend: o.reader.spelling, Target: o.img.Target, Args: o.variant.Args,
+		Name: b.Name, ContextDir: contextDir, Ignore: o.img.Ignore, Dockerfile: text, Frontend: o.reader.spelling, Target: o.img.Target, User: o.img.User, Args: o.variant.Args,
 		Platform: b.Platform, Epoch: b.Epoch, BaseLayers: layers, Secrets: secrets, Private: o.private,
 		Labels: o.labels, Inherited: o.inherited, CacheMounts: under.cacheMounts(), KeepTraces: o.img.KeepTraces,
 	})

@@ -66,6 +66,7 @@ func chooseContext(fsys fs.FS, file string, img *Image) {
 	chooseTarget(fsys, img)
 	for _, s := range img.file.SourcesOf(img.Target) {
 		if missing(fsys, img, s) {
+			img.Missing = append(img.Missing, s.Path)
 			img.Problems = append(img.Problems, Problem{
 				Place: fmt.Sprintf("%s:%d", file, s.Line), Message: s.Path + " is not in the repository",
 				Remedy: "something has to make it before the build, or in a stage of the Dockerfile",

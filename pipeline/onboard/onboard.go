@@ -48,6 +48,8 @@ type Image struct {
 	Targets    []string            `json:"targets"`   // stages nothing else uses, besides the last
 	Target     string              `json:"target"`    // proposed of them: the last copies what is not there; "" is the last
 	Arguments  []string            `json:"arguments"` // that FROM needs and nothing gives
+	User       string              `json:"user"`      // proposed, since the Dockerfile names no ordinary one; "" it does
+	Missing    []string            `json:"missing"`   // what it copies and is not in the repository
 	Problems   []Problem           `json:"problems"`
 	Ready      bool                `json:"ready"` // it can be planned with the catalog as it is
 
@@ -125,7 +127,7 @@ func Propose(in Input) (*Proposal, error) {
 			p.Skipped = append(p.Skipped, Skipped{file, "it cannot be read: " + short(err)})
 			continue
 		}
-		img := Image{file: parsed, Targets: noNil(parsed.Targets()), Arguments: noNil(parsed.Arguments()), Problems: []Problem{}}
+		img := Image{file: parsed, Targets: noNil(parsed.Targets()), Arguments: noNil(parsed.Arguments()), Missing: []string{}, Problems: []Problem{}}
 		chooseContext(in.Files, file, &img)
 		p.Images = append(p.Images, img)
 	}

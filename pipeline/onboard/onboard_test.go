@@ -227,3 +227,19 @@ func TestChooseTarget(t *testing.T) {
 		t.Errorf("%+v", p.Images[0])
 	}
 }
+
+// An image that would be root gets a user, and one that copies what a release
+// makes first waits while others can be built.
+func TestProposeUserAndMissing(t *testing.T) {
+	p := propose(t, tree("Dockerfile", "FROM full\nRUN true\n", "Dockerfile.release", "FROM full\nCOPY dist/x /\nUSER 1\n"))
+	if !strings.Contains(p.Project, "    user: \"65532:65532\"   # ") || strings.Count(p.Project, "user:") != 1 {
+		t.Error(p.Project)
+	}
+	if !strings.Contains(p.Project, "# Not yet: it copies what is not in the repository, dist/x.\n  # - name: shop-front-release\n") {
+		t.Error(p.Project)
+	}
+	p = propose(t, tree("Dockerfile", "FROM full\nCOPY dist/x /\nUSER 1\n"))
+	if strings.Contains(p.Project, "#   - name") || strings.Contains(p.Project, "Not yet") {
+		t.Error(p.Project)
+	}
+}

@@ -13,6 +13,10 @@ import (
 // built is the platform builds run on.
 var built = artifact.Platform{OS: "linux", Architecture: "amd64"}
 
+// ordinary is the user proposed where a Dockerfile names none: distroless
+// images' and our bases' nonroot.
+const ordinary = "65532:65532"
+
 // survey finds what an image needs of catalog and mirrors.
 func (p *Proposal) survey(in Input, img *Image) {
 	file := path.Join(img.Context, img.Dockerfile)
@@ -36,7 +40,11 @@ func (p *Proposal) survey(in Input, img *Image) {
 		}
 	}
 	if user, _, _ = strings.Cut(user, ":"); user == "" || user == "root" || user == "0" {
-		img.Problems = append(img.Problems, Problem{file, "as far as the Dockerfile says the image runs as root", "USER 65532, unless its base names a user; the rule nonRoot judges it"})
+		img.User = ordinary
+		img.Problems = append(img.Problems, Problem{
+			file, "as far as the Dockerfile says the image runs as root, which the rule nonRoot judges",
+			"the project file says user: " + ordinary + "; leave that out where it has to be root",
+		})
 	}
 }
 

@@ -19,21 +19,32 @@ func scalar(s string) string {
 	return strconv.Quote(s)
 }
 
-// text is the project file. Images the catalog lacks a base for stand in it as
-// comments, unless there are no others: then whoever plans is told what is
-// missing.
+// text is the project file. Images the catalog lacks a base for, and those that
+// copy what something has to make first, stand in it as comments, unless there
+// are no others: then whoever plans or builds is told what is missing.
 func (p *Proposal) text(spec string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# What is built here, and with which catalog. drydock plan shows what follows.\nversion: 1\ncatalog: %s\nimages:\n", scalar(spec))
-	some := slices.ContainsFunc(p.Images, func(i Image) bool { return i.Ready })
+	some := slices.ContainsFunc(p.Images, func(i Image) bool { return i.notYet() == "" })
 	for _, img := range p.Images {
 		entry := img.entry()
-		if some && !img.Ready {
-			entry = "  # Not yet: the catalog lacks what it builds on.\n" + comment(entry)
+		if why := img.notYet(); some && why != "" {
+			entry = "  # Not yet: " + why + ".\n" + comment(entry)
 		}
 		b.WriteString(entry)
 	}
 	return b.String()
+}
+
+// notYet says why an image cannot be built as things are; "" when it can.
+func (i Image) notYet() string {
+	switch {
+	case !i.Ready:
+		return "the catalog lacks what it builds on"
+	case len(i.Missing) > 0:
+		return "it copies what is not in the repository, " + strings.Join(i.Missing, ", ")
+	}
+	return ""
 }
 
 func comment(text string) string {
@@ -64,6 +75,9 @@ func (i Image) entry() string {
 	case len(i.Targets) > 0:
 		fmt.Fprintf(&b, "    # target: %s   (the last stage without it)\n", strings.Join(i.Targets, " or "))
 	}
+	if i.User != "" {
+		fmt.Fprintf(&b, "    user: %s   # the Dockerfile names no ordinary one\n", scalar(i.User))
+	}
 	if len(i.Arguments) > 0 {
 		fmt.Fprintf(&b, "    # args: {%s: …}   FROM needs a value\n", strings.Join(i.Arguments, ": …, "))
 	}
@@ -75,8 +89,11 @@ func (p *Proposal) WriteText(w io.Writer) error {
 	var b strings.Builder
 	for _, img := range p.Images {
 		state := "can be planned"
-		if !img.Ready {
+		switch {
+		case !img.Ready:
 			state = "needs more of the catalog"
+		case len(img.Missing) > 0:
+			state = "needs files that are not there"
 		}
 		fmt.Fprintf(&b, "image %s: %s in %s (%s), %s\n", img.Name, img.Dockerfile, img.Context, img.Why, state)
 		for _, x := range img.Problems {
