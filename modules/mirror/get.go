@@ -166,19 +166,23 @@ func (s *Set) open(ctx context.Context, w want, prior *store.Entry, a store.Atte
 			resp, err = s.client.Get(again, u, h)
 		}
 	}
+	if noRest(err) && a.From > 0 { // it is shorter now, or all of it was here
+		resp, err = s.client.Do(ctx, u, conditions(w.header, prior, store.Attempt{}), w.body)
+	}
 	if err != nil {
 		return nil, store.Meta{}, err
 	}
 	s.netNames.resolve(ctx, u)
 	meta := store.Meta{
-		Size: resp.ContentLength, ETag: resp.Header.Get("ETag"), LastModified: resp.Header.Get("Last-Modified"),
+		Source: fetch.Redact(u),
+		Size:   resp.ContentLength, ETag: resp.Header.Get("ETag"), LastModified: resp.Header.Get("Last-Modified"),
 		ContentType: resp.Header.Get("Content-Type"), NotModified: resp.StatusCode == http.StatusNotModified,
 	}
 	body := resp.Body
 	if resp.StatusCode == http.StatusPartialContent {
 		if meta.From, meta.Size = contentRange(resp.Header.Get("Content-Range")); meta.From != a.From {
 			_ = body.Close()
-			return nil, store.Meta{}, s.client.Explain(ctx, u, errors.New("the mirror answered with another range than was asked for"))
+			return nil, store.Meta{}, s.client.Explain(ctx, u, store.ErrOtherRange)
 		}
 	}
 	if strings.EqualFold(resp.Header.Get("Content-Encoding"), "gzip") {
@@ -186,6 +190,13 @@ func (s *Set) open(ctx context.Context, w want, prior *store.Entry, a store.Atte
 		meta.NoRange = true // what ranges count is other bytes
 	}
 	return &explained{ReadCloser: body, set: s, ctx: ctx, url: u}, meta, nil
+}
+
+// noRest says whether the mirror answered that there is nothing from that byte
+// on.
+func noRest(err error) bool {
+	var se *fetch.StatusError
+	return errors.As(err, &se) && se.Code == http.StatusRequestedRangeNotSatisfiable
 }
 
 // conditions are the headers of a request.

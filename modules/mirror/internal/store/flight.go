@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"drydock/modules/artifact"
-	"drydock/modules/wholefile"
 )
 
 // holdBack is how many bytes at the end of a transfer its followers do not see
@@ -33,9 +32,10 @@ type Meta struct {
 	ETag         string
 	LastModified string
 	ContentType  string
-	NotModified  bool  // no body: Previous is still right
-	NoRange      bool  // it cannot be gone on with in the middle
-	From         int64 // the body begins at this byte; not 0 only where Attempt.From was asked for
+	NotModified  bool   // no body: Previous is still right
+	NoRange      bool   // it cannot be gone on with in the middle
+	From         int64  // the body begins at this byte; not 0 only where Attempt.From was asked for
+	Source       string // whose answer it is: an address without secrets, as Want.Place
 }
 
 // Attempt is one of the transfers that a file may take.
@@ -55,6 +55,12 @@ func (m Meta) validator() string {
 		return m.ETag
 	}
 	return m.LastModified
+}
+
+// holds says whether an answer may be of the file that had a validator: it has
+// the same, or says nothing.
+func (m Meta) holds(validator string) bool {
+	return validator == "" || m.ETag == "" || validator[0] != '"' || m.ETag == validator
 }
 
 // Want is a file to be brought into the store.
@@ -94,8 +100,11 @@ type Flight struct {
 	started bool // meta is known
 	done    bool
 	meta    Meta
-	file    string // temporary file
+	file    string // where it is written
+	info    os.FileInfo
 	written int64
+	shown   bool // a follower has seen bytes of it
+	hidden  bool // followers wait for the whole: its beginning may be another file's
 	entry   Entry
 	path    string
 	err     error
@@ -190,28 +199,59 @@ func (f *Flight) transferAll(ctx context.Context) (Entry, string, error) {
 			return e, path, nil
 		}
 	}
-	file, err := wholefile.Begin(f.store.tmp(), wholefile.Options{Mode: 0o644, DirMode: 0o755, Pattern: "get-*"})
+	file, err := f.store.receive(f.key)
 	if err != nil {
-		return Entry{}, "", diskError(f.store.tmp(), err)
+		return Entry{}, "", err
 	}
-	f.update(func() { f.file = file.Name() })
-	defer file.Discard()
+	info, err := file.Stat()
+	if err != nil {
+		file.end(false)
+		return Entry{}, "", diskError(file.Name(), err)
+	}
+	f.update(func() { f.file, f.info = file.Name(), info })
 	out := &sink{file: file, sum: sha256.New(), limit: f.limit(), flight: f}
+	e, path, err := f.transfers(ctx, out, f.resume(out))
+	keep := err != nil && (ctx.Err() != nil || ofMirror(err))
+	if keep {
+		file.note(out, f.meta, time.Now())
+	}
+	file.end(keep)
+	return e, path, err
+}
+
+// transfers tries until the file is here. first is the first attempt: where that
+// goes on with what another process began, and the whole is wrong, all is fetched
+// once more.
+func (f *Flight) transfers(ctx context.Context, out *sink, first Attempt) (Entry, string, error) {
 	most := max(f.want.Attempts, transfers)
-	for n := range most {
-		e, path, err := f.transfer(ctx, out, f.attempt(n, out))
-		if err == nil || n+1 == most || f.want.Broken == nil || !f.want.Broken(err) || ctx.Err() != nil {
+	a := first
+	for n := 0; ; {
+		e, path, err := f.transfer(ctx, out, a)
+		switch {
+		case err == nil || ctx.Err() != nil:
+			return e, path, err
+		case !f.broken(err):
+			if ofMirror(err) || !out.earlier || !f.anew(out) {
+				return e, path, err
+			}
+			a = Attempt{N: n}
+			continue
+		}
+		if n++; n == most {
 			return e, path, err
 		}
+		a = f.attempt(n, out)
 	}
-	return Entry{}, "", errors.New("no attempt was made") // transfers is not 0
 }
+
+// broken says whether a transfer error need not come again.
+func (f *Flight) broken(err error) bool { return f.want.Broken != nil && f.want.Broken(err) }
 
 // attempt says how to go on: from where the last transfer broke off, if what is
 // there can be told to be of the same file.
 func (f *Flight) attempt(n int, out *sink) Attempt {
 	a := Attempt{N: n}
-	if n == 0 || out.n == 0 {
+	if out.n == 0 {
 		return a
 	}
 	f.mu.Lock()
@@ -238,29 +278,46 @@ func (f *Flight) limit() int64 {
 func (f *Flight) transfer(ctx context.Context, out *sink, a Attempt) (Entry, string, error) {
 	body, meta, err := f.want.Open(ctx, a)
 	if err != nil {
-		return Entry{}, "", err
+		return Entry{}, "", mirrorError{err}
 	}
 	defer body.Close()
-	switch {
-	case meta.NotModified:
+	if meta.NotModified {
 		return f.unchanged()
-	case meta.From == 0:
-		out.restart()
-	case meta.From != a.From || meta.Size >= 0 && f.meta.Size >= 0 && meta.Size != f.meta.Size:
-		return Entry{}, "", checksumError(f.want.Place, "it changed while it was being fetched")
 	}
-	f.update(func() { f.started, f.meta = true, meta })
-	if _, err := io.CopyBuffer(out, struct{ io.Reader }{body}, make([]byte, 64<<10)); err != nil {
+	if err := f.begins(out, meta, a); err != nil {
+		return Entry{}, "", err
+	}
+	if _, err := io.CopyBuffer(out, mirrorBody{body}, make([]byte, 64<<10)); err != nil {
 		var e *artifact.Error
 		if errors.As(err, &e) || f.want.Broken == nil || !f.want.Broken(err) {
 			return Entry{}, "", err
 		}
-		return Entry{}, "", fmt.Errorf("fetching %s: the transfer broke off after %d bytes: %w", f.want.Place, out.n, err)
+		return Entry{}, "", mirrorError{fmt.Errorf("fetching %s: the transfer broke off after %d bytes: %w", f.want.Place, out.n, err)}
 	}
 	if err := f.lengths(out, meta); err != nil {
 		return Entry{}, "", err
 	}
 	return f.commit(ctx, out, meta)
+}
+
+// begins says that an answer has begun: anew, or where it was to go on.
+func (f *Flight) begins(out *sink, meta Meta, a Attempt) error {
+	if meta.From == 0 {
+		f.mu.Lock()
+		shown := f.shown
+		f.mu.Unlock()
+		out.restart(shown)
+	} else if meta.From != a.From || meta.Size >= 0 && f.meta.Size >= 0 && meta.Size != f.meta.Size || !meta.holds(a.IfRange) {
+		return checksumError(f.want.Place, "it changed while it was being fetched")
+	}
+	f.update(func() {
+		f.hidden = f.hidden && meta.From > 0
+		f.started, f.meta = !f.hidden, meta
+		if out.mark == 0 {
+			f.written = out.n
+		}
+	})
+	return nil
 }
 
 // lengths compares what came with what was wanted and what was announced.
@@ -291,14 +348,11 @@ func (f *Flight) commit(ctx context.Context, out *sink, meta Meta) (Entry, strin
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return Entry{}, "", diskError(path, err)
 	}
-	st, err := out.file.Stat()
+	id, err := out.file.commit(path, out.n)
 	if err != nil {
 		return Entry{}, "", diskError(path, err)
 	}
-	if err := out.file.Commit(path); err != nil {
-		return Entry{}, "", diskError(path, err)
-	}
-	f.store.setVerified(sum, IDOf(st))
+	f.store.setVerified(sum, id)
 	e := Entry{
 		Version: 1, Key: f.want.Key, Digest: artifact.Digest("sha256:" + sum), Size: out.n,
 		ETag: meta.ETag, LastModified: meta.LastModified, ContentType: meta.ContentType, Fetched: time.Now().UTC(),
@@ -325,20 +379,24 @@ func (f *Flight) unchanged() (Entry, string, error) {
 // sink writes and hashes a transfer. Begun anew, it checks that the bytes
 // already shown to followers come again.
 type sink struct {
-	file   *wholefile.File
+	file   *incoming
 	sum    hash.Hash
 	n      int64
 	limit  int64
 	mark   int64  // bytes received by an earlier attempt
 	before []byte // their hash
 	flight *Flight
+
+	earlier bool // the first bytes were received by an earlier flight
 }
 
-func (k *sink) restart() {
-	if k.n > k.mark {
+// restart begins anew. What came before must come again, unless it came in an
+// earlier flight and nobody was shown it.
+func (k *sink) restart(shown bool) {
+	if k.n > k.mark && (shown || !k.earlier) {
 		k.mark, k.before = k.n, k.sum.Sum(nil)
 	}
-	k.n = 0
+	k.n, k.earlier = 0, false
 	k.sum.Reset()
 }
 
@@ -365,6 +423,9 @@ func (k *sink) Write(p []byte) (int, error) {
 	}
 	if k.n > k.mark {
 		k.flight.update(func() { k.flight.written = k.n })
+		if now := time.Now(); k.file.due(k.n, now) {
+			k.file.note(k, k.flight.meta, now)
+		}
 	}
 	return total, nil
 }
@@ -389,6 +450,11 @@ func (f *Flight) Follow(ctx context.Context, complete func(Entry)) (io.ReadClose
 	if err != nil {
 		return nil, Meta{}, ErrComplete // renamed just now: the end is near
 	}
+	if st, err := file.Stat(); err != nil || !os.SameFile(st, f.info) {
+		_ = file.Close()
+		return nil, Meta{}, ErrComplete // likewise, and another process fetches it again
+	}
+	f.shown = true
 	return &follower{ctx: ctx, flight: f, file: file, complete: complete}, f.meta, nil
 }
 

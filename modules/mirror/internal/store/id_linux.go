@@ -2,6 +2,7 @@ package store
 
 import (
 	"io/fs"
+	"os"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -25,3 +26,9 @@ func IDOf(st fs.FileInfo) FileID {
 
 // RawID is IDOf what fstat said.
 func RawID(st *unix.Stat_t) FileID { return FileID{st.Dev, st.Ino, st.Size} }
+
+// lockFile takes a file for this process, until it closes it; false when another
+// one has it.
+func lockFile(f *os.File) bool {
+	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil
+}

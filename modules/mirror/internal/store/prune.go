@@ -33,6 +33,8 @@ type blobFile struct {
 	path string
 	size int64
 	used time.Time
+
+	partial bool // a transfer that broke off
 }
 
 // Register notes that this process uses the store from now on: what it uses is
@@ -94,10 +96,31 @@ func Used(path string, before, now time.Time) {
 	}
 }
 
-// blobs lists the blobs there are, the least recently used first.
+// blobs lists the blobs there are, and the transfers that broke off, the least
+// recently used first.
 func (s *Store) blobs() ([]blobFile, error) {
-	var out []blobFile
-	err := filepath.WalkDir(filepath.Join(s.dir, "sha256"), func(path string, d fs.DirEntry, err error) error {
+	out, err := filesIn(filepath.Join(s.dir, "sha256"))
+	if err != nil {
+		return nil, err
+	}
+	partial, err := filesIn(s.partials())
+	for _, p := range partial {
+		if !strings.HasSuffix(p.path, notePath("")) {
+			p.partial = true
+			out = append(out, p)
+		}
+	}
+	slices.SortFunc(out, func(a, b blobFile) int {
+		if c := a.used.Compare(b.used); c != 0 {
+			return c
+		}
+		return strings.Compare(a.path, b.path)
+	})
+	return out, err
+}
+
+func filesIn(dir string) (out []blobFile, err error) {
+	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			if os.IsNotExist(err) {
 				return nil
@@ -105,15 +128,9 @@ func (s *Store) blobs() ([]blobFile, error) {
 			return err
 		}
 		if info, err := d.Info(); err == nil && info.Mode().IsRegular() {
-			out = append(out, blobFile{path, info.Size(), info.ModTime()})
+			out = append(out, blobFile{path: path, size: info.Size(), used: info.ModTime()})
 		}
 		return nil
-	})
-	slices.SortFunc(out, func(a, b blobFile) int {
-		if c := a.used.Compare(b.used); c != 0 {
-			return c
-		}
-		return strings.Compare(a.path, b.path)
 	})
 	return out, err
 }
@@ -126,6 +143,23 @@ func (s *Store) Usage() (Usage, error) {
 		u.Bytes += b.size
 	}
 	return u, err
+}
+
+// remove removes a file; false when it is gone, or somebody is at it.
+func (s *Store) remove(b blobFile) (bool, error) {
+	if b.partial {
+		return removePartial(b.path)
+	}
+	if err := os.Remove(b.path); err != nil {
+		if os.IsNotExist(err) {
+			err = nil
+		}
+		return false, err
+	}
+	s.mu.Lock()
+	delete(s.verified, filepath.Base(b.path))
+	s.mu.Unlock()
+	return true, nil
 }
 
 // Prune removes blobs, the least recently used first, as far as the options let
@@ -148,15 +182,11 @@ func (s *Store) Prune(o PruneOptions) (Usage, error) {
 		if !over && !old || !b.used.Before(held) {
 			continue
 		}
-		if err := os.Remove(b.path); err != nil {
-			if os.IsNotExist(err) {
-				continue
-			}
+		if removed, err := s.remove(b); err != nil {
 			return gone, diskError(b.path, err)
+		} else if !removed {
+			continue
 		}
-		s.mu.Lock()
-		delete(s.verified, filepath.Base(b.path))
-		s.mu.Unlock()
 		left -= b.size
 		gone.Files++
 		gone.Bytes += b.size

@@ -78,3 +78,55 @@ func TestPruneSparesWhatIsUsed(t *testing.T) {
 		t.Errorf("when it has ended: %+v, %v", gone, err)
 	}
 }
+
+// TestPrunePartial: transfers that broke off count and go as blobs do, but for
+// one that somebody is at; what nobody goes on with is swept.
+func TestPrunePartial(t *testing.T) {
+	dir := t.TempDir()
+	s := Open(dir)
+	kept := func(key string, age time.Duration) (string, *incoming) {
+		in, err := s.receive(key)
+		if err != nil || in.whole != nil {
+			t.Fatalf("%s: it cannot be gone on with: %v", key, err)
+		}
+		if _, err := in.Write(data(t, 100_000)); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(notePath(in.Name()), []byte("{}"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		past := time.Now().Add(-age)
+		for _, f := range []string{in.Name(), notePath(in.Name())} {
+			if err := os.Chtimes(f, past, past); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return in.Name(), in
+	}
+	busy, in := kept("busy", time.Hour)
+	idle, other := kept("idle", time.Hour)
+	_ = other.Close()
+	if u, err := s.Usage(); err != nil || u.Files != 2 || u.Bytes != 200_000 {
+		t.Errorf("%+v, %v", u, err)
+	}
+	if again, err := Open(dir).receive("busy"); err != nil || again.whole == nil {
+		t.Errorf("two write one file: %v", err)
+	} else {
+		again.end(false)
+	}
+	gone, err := s.Prune(PruneOptions{MaxBytes: 1})
+	if err != nil || gone.Files != 1 || !there(busy) || there(idle) || there(notePath(idle)) {
+		t.Errorf("%+v, %v", gone, err)
+	}
+	_ = in.Close()
+	if gone, err = s.Prune(PruneOptions{OlderThan: time.Minute}); err != nil || gone.Files != 1 || there(busy) || there(notePath(busy)) {
+		t.Errorf("%+v, %v", gone, err)
+	}
+	old, in := kept("old", partialFor+time.Hour)
+	_ = in.Close()
+	young, in := kept("young", partialFor-time.Hour)
+	_ = in.Close()
+	if Open(dir); there(old) || there(notePath(old)) || !there(young) {
+		t.Error("not what is older than a week was swept")
+	}
+}

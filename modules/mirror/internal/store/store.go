@@ -42,17 +42,11 @@ type keptEntry struct {
 // entriesKept bounds how many entries are held in memory.
 const entriesKept = 4096
 
-// Open uses a directory, made when first written to. Leftovers of killed
-// processes older than a day are removed.
+// Open uses a directory, made when first written to. What killed processes left
+// is removed after a day, and after a week what can be gone on with.
 func Open(dir string) *Store {
 	s := &Store{dir: dir, verified: map[string]FileID{}, flights: map[string]*Flight{}, entries: map[string]keptEntry{}}
-	if left, err := os.ReadDir(s.tmp()); err == nil {
-		for _, e := range left {
-			if st, err := e.Info(); err == nil && time.Since(st.ModTime()) > 24*time.Hour {
-				_ = os.Remove(filepath.Join(s.tmp(), e.Name()))
-			}
-		}
-	}
+	s.sweep(time.Now())
 	return s
 }
 

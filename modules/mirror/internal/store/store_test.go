@@ -62,12 +62,14 @@ func fetchOne(t *testing.T, s *Store, w Want) (Entry, string, error) {
 
 func noLeftovers(t *testing.T, dir string) {
 	t.Helper()
-	left, err := os.ReadDir(filepath.Join(dir, "tmp"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(left) != 0 {
-		t.Errorf("%d temporary files left", len(left))
+	for _, of := range []string{"tmp", "partial"} {
+		left, err := os.ReadDir(filepath.Join(dir, of))
+		if err != nil && !os.IsNotExist(err) {
+			t.Fatal(err)
+		}
+		if len(left) != 0 {
+			t.Errorf("%d files left in %s", len(left), of)
+		}
 	}
 }
 
