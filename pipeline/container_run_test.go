@@ -51,6 +51,10 @@ WORKDIR /made
 COPY greet.sh .
 RUN sed 's/@WHO@/the builder/' greet.sh > greet && chmod 755 greet && ln greet again && ln -s greet link
 RUN useradd --uid 4242 somebody && install -d -o somebody -g 4242 -m 2750 /made/shared && su somebody -c 'id > /made/shared/id'
+RUN --mount=type=cache,target=/cache --mount=type=tmpfs,target=/tmp --mount=type=bind,target=/context <<X bash -euo pipefail
+test "\$(echo in | tee /dev/stderr | cat /dev/stdin)" = in && echo out > /dev/stdout
+diff <(sort /context/greet.sh) <(sort greet.sh) && tee >(cat > /cache/x) < greet.sh > /tmp/x && readlink /proc/self/exe | grep -q readlink
+X
 FROM full
 RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends less \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/lib/dpkg/*-old /var/log/apt /var/log/dpkg.log /var/log/alternatives.log /var/cache/ldconfig/aux-cache

@@ -33,6 +33,7 @@ type Warden struct {
 	closing atomic.Bool  // nothing new is started any more
 	ids     idThreads
 	sockets sockets
+	vm      bool // process_vm_readv is allowed here
 	memory  memories
 	count   counter
 	told    told
@@ -59,7 +60,7 @@ func New(c Config) (*Warden, error) {
 		return nil, fmt.Errorf("closing this process to the step: %w", err)
 	}
 	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), leastProcessors))
-	w := &Warden{config: c, root: os.NewFile(uintptr(fd), c.Root)}
+	w := &Warden{config: c, root: os.NewFile(uintptr(fd), c.Root), vm: vmAllowed()}
 	w.sockets.init()
 	w.fixed = fixedOf(c.Fixed)
 	return w, nil
