@@ -88,6 +88,7 @@ type lockSet struct {
 	epoch  int64
 	suites []string              // of Debian archives, whose indexes it names: <archive>/dists/<suite>
 	made   map[string]*madeIndex // of them, by name
+	meta   map[string]*madeMeta  // by "ecosystem package"
 
 	pins   map[string]lockfile.Material
 	absent map[string]bool
@@ -98,7 +99,7 @@ type lockSet struct {
 // the lock's, for refusals, and remedy how to make it anew. A nil lock allows
 // nothing to be fetched.
 func (g *Gateway) Enforce(key string, l *lockfile.Lock, file, remedy string) {
-	s := &lockSet{file: file, remedy: remedy, pins: map[string]lockfile.Material{}, absent: map[string]bool{}}
+	s := &lockSet{file: file, remedy: remedy, pins: map[string]lockfile.Material{}, absent: map[string]bool{}, meta: map[string]*madeMeta{}}
 	if l != nil {
 		if l.To != nil {
 			s.to = *l.To
@@ -292,7 +293,9 @@ func (g *Gateway) servePinned(w http.ResponseWriter, r *http.Request, s *lockSet
 		g.fail(w, r, err)
 		return
 	}
-	g.refuseBy(w, r, g.notServed(s, pin, rel, err))
+	if !g.serveMadeMeta(w, r, s, pin, rel) {
+		g.refuseBy(w, r, g.notServed(s, pin, rel, err))
+	}
 }
 
 // mayComeBack says whether a mirror could not be asked, which says nothing of

@@ -119,7 +119,7 @@ func (g *Gateway) makeIndex(ctx context.Context, s *lockSet, suite string, made 
 	group.SetLimit(4)
 	for i, asked := range packages {
 		group.Go(func() error {
-			blob, err := g.pinnedBlob(gctx, s, asked)
+			blob, err := g.pinnedBlob(gctx, s, Debian, asked)
 			if err == nil {
 				stanzas[i], err = stanzaOf(blob, strings.TrimPrefix(asked, archive+"/"))
 			}
@@ -152,16 +152,16 @@ func (e *madeError) Unwrap() error { return e.err }
 // be asked for now may be back.
 func (g *Gateway) haveAll(ctx context.Context, s *lockSet, paths []string) bool {
 	for _, asked := range paths {
-		if _, err := g.pinnedBlob(ctx, s, asked); err != nil {
+		if _, err := g.pinnedBlob(ctx, s, Debian, asked); err != nil {
 			return mayComeBack(err)
 		}
 	}
 	return true
 }
 
-// pinnedBlob gets a Debian file a lock names into the content store.
-func (g *Gateway) pinnedBlob(ctx context.Context, s *lockSet, asked string) (Blob, error) {
-	pin, _, _ := g.locks.find(s, Debian+" "+asked)
+// pinnedBlob gets a file a lock names into the content store.
+func (g *Gateway) pinnedBlob(ctx context.Context, s *lockSet, ecosystem, asked string) (Blob, error) {
+	pin, _, _ := g.locks.find(s, ecosystem+" "+asked)
 	wants, err := g.pinnedWants(ctx, s, pin, asked, http.Header{})
 	for _, w := range wants {
 		var blob Blob
@@ -170,7 +170,7 @@ func (g *Gateway) pinnedBlob(ctx context.Context, s *lockSet, asked string) (Blo
 		}
 	}
 	if err == nil {
-		err = notFoundError(gatewayURL + "/" + Debian + "/" + asked)
+		err = notFoundError(gatewayURL + "/" + ecosystem + "/" + asked)
 	}
 	return Blob{}, err
 }
