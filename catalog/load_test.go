@@ -69,7 +69,7 @@ tests:
     - name: answers
       http: {port: 80}
 `,
-		"images/app/Dockerfile":     "ARG LANG\nFROM --platform=$BUILDPLATFORM full AS build\nFROM minimal\nCOPY x /\nUSER 1\n",
+		"images/app/Dockerfile":     "ARG LANG\nFROM --platform=$BUILDPLATFORM full AS build\nFROM minimal\nCOPY x /\nUSER 1\nCOPY --from=build /y /\n",
 		"images/app/structure.yaml": "schemaVersion: 2.0.0\n",
 		"images/app/.dockerignore":  "# comment\n*.md\n",
 		"images/top.yaml":           "version: 1\nname: top\ncontext: deep/top\ndockerfile: Dockerfile.top\nplatforms: [linux/amd64]\ntests: {nonRoot: false}\n",

@@ -92,7 +92,7 @@ func (l *loader) resolveImage(img *Image) {
 
 // resolveRefs finds what the Dockerfile builds on with one set of arguments.
 func (l *loader) resolveRefs(img *Image, args map[string]string, p artifact.Platform, seen map[string]bool) []Ref {
-	found, err := img.Parsed.Bases(args)
+	found, err := img.Parsed.Bases(img.Target, args)
 	if err != nil {
 		l.once(seen, err)
 		return nil

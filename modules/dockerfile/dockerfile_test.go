@@ -48,7 +48,7 @@ func TestBasesFollowStagesAndArguments(t *testing.T) {
 	if got := f.Stages[0]; got.Name != "build" || got.From.Raw != "${BASE}" || got.From.Name != "golang-1.26" || got.From.Platform != "$BUILDPLATFORM" || got.From.Line != 5 {
 		t.Errorf("first stage is %+v", got)
 	}
-	got, err := f.Bases(map[string]string{"GO": "1.25"})
+	got, err := f.Bases("last", map[string]string{"GO": "1.25"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +62,7 @@ func TestBasesFollowStagesAndArguments(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
-	got, _ = f.Bases(map[string]string{"BUILDPLATFORM": "linux/arm64"})
+	got, _ = f.Bases("last", map[string]string{"BUILDPLATFORM": "linux/arm64"})
 	if got[0].Platform != "linux/arm64" || got[0].Ref != "golang-1.26" {
 		t.Errorf("known arguments are not put in: %+v", got[0])
 	}
@@ -70,7 +70,7 @@ func TestBasesFollowStagesAndArguments(t *testing.T) {
 
 func TestRewriteKeepsEveryLineWhereItIs(t *testing.T) {
 	f := parse(t, everything)
-	out, err := f.Rewrite(nil, func(ref string) (string, error) {
+	out, err := f.Rewrite("last", nil, func(ref string) (string, error) {
 		return "base.internal/" + strings.NewReplacer(":", "-").Replace(ref) + "@sha256:" + strings.Repeat("a", 64), nil
 	})
 	if err != nil {
@@ -103,7 +103,7 @@ FROM scratch
 
 func TestRewriteKeepsLineEndingsAndHeredocs(t *testing.T) {
 	f := parse(t, "FROM \\\r\n full\r\nRUN <<EOF\r\nFROM nothing\r\nEOF\r\n")
-	out, err := f.Rewrite(nil, func(string) (string, error) { return "x", nil })
+	out, err := f.Rewrite("", nil, func(string) (string, error) { return "x", nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,10 +114,10 @@ func TestRewriteKeepsLineEndingsAndHeredocs(t *testing.T) {
 
 func TestRewriteGivesTheSpellersError(t *testing.T) {
 	f := parse(t, "ARG X\nFROM full\n")
-	_, err := f.Rewrite(nil, func(string) (string, error) { return "", errors.New("no such base") })
+	_, err := f.Rewrite("", nil, func(string) (string, error) { return "", errors.New("no such base") })
 	wantError(t, err, "x/Dockerfile:2", "no such base")
 	for _, bad := range []string{"", "a b", "a\nb", "$X"} {
-		_, err = f.Rewrite(nil, func(string) (string, error) { return bad, nil })
+		_, err = f.Rewrite("", nil, func(string) (string, error) { return bad, nil })
 		wantError(t, err, "x/Dockerfile:2", "is not a reference")
 	}
 }
@@ -156,7 +156,7 @@ func TestErrorsNameTheirLine(t *testing.T) {
 		{"stage that is not there", "FROM full\nCOPY --from=3 /a /b\n", "x/Dockerfile:2", "no stage 3"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, err := parse(t, c.text).Bases(nil)
+			_, err := parse(t, c.text).Bases("", nil)
 			wantError(t, err, c.place, c.message)
 		})
 	}
@@ -181,7 +181,7 @@ func TestFrontend(t *testing.T) {
 
 func TestStagesAreFoundAsBuildKitFindsThem(t *testing.T) {
 	f := parse(t, "FROM later\nCOPY --from=LATER /a /b\nFROM full AS later\nFROM Later\n")
-	got, err := f.Bases(nil)
+	got, err := f.Bases("0", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,6 +189,26 @@ func TestStagesAreFoundAsBuildKitFindsThem(t *testing.T) {
 	want := []BaseRef{{Ref: "later", Line: 1, Instruction: "FROM"}, {Ref: "full", Line: 3, Instruction: "FROM"}}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v", got)
+	}
+}
+
+// What a target is not made of is neither asked for nor changed.
+func TestStagesNobodyWants(t *testing.T) {
+	const text = "ARG KIND=a\nFROM nowhere:1 AS other\nCOPY --from=nowhere:2 / /\nFROM full AS kind-a\nFROM nowhere:3 AS kind-b\nFROM tools AS mounted\nFROM kind-${KIND} AS most\nRUN --mount=from=mounted,target=/t true\nFROM most\n"
+	f := parse(t, text)
+	for target, want := range map[string]string{"": "full tools ", "MOST": "full tools ", "other": "nowhere:1 nowhere:2 ", "4": "full tools "} {
+		refs, err := f.Bases(target, nil)
+		got := ""
+		for _, r := range refs {
+			got += r.Ref + " "
+		}
+		if err != nil || got != want {
+			t.Errorf("target %q: %q, %v", target, got, err)
+		}
+	}
+	out, err := f.Rewrite("", nil, func(ref string) (string, error) { return "base/" + ref, nil })
+	if want := strings.NewReplacer("FROM full", "FROM base/full", "FROM tools", "FROM base/tools").Replace(text); err != nil || string(out) != want {
+		t.Errorf("%s, %v", out, err)
 	}
 }
 
@@ -238,11 +258,11 @@ func FuzzRewrite(f *testing.F) {
 		if err != nil {
 			return
 		}
-		refs, err := file.Bases(nil)
+		refs, err := file.Bases("", nil)
 		if err != nil {
 			return
 		}
-		out, err := file.Rewrite(nil, func(string) (string, error) { return spelled, nil })
+		out, err := file.Rewrite("", nil, func(string) (string, error) { return spelled, nil })
 		if err != nil {
 			return
 		}
@@ -256,7 +276,7 @@ func FuzzRewrite(f *testing.F) {
 		if again.Syntax != "" {
 			t.Fatalf("the syntax directive stayed: %q", out)
 		}
-		got, err := again.Bases(nil)
+		got, err := again.Bases("", nil)
 		if err != nil || len(got) != len(refs) {
 			t.Fatalf("%v: %+v became %+v", err, refs, got)
 		}

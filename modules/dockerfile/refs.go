@@ -20,11 +20,12 @@ type reference struct {
 }
 
 // Bases lists the references to images that are no stage of the file, in
-// order, with the given build arguments (and where none is given, defaults).
-// The arguments BuildKit sets by itself (TARGETPLATFORM, …) are only known
-// when they are among args.
-func (f *File) Bases(args map[string]string) ([]BaseRef, error) {
-	refs, err := f.references(args)
+// order, with the given build arguments (and where none is given, defaults), of
+// the stages a target is made of; "" is the last stage. What other stages name
+// is never asked for. The arguments BuildKit sets by itself (TARGETPLATFORM, …)
+// are only known when they are among args.
+func (f *File) Bases(target string, args map[string]string) ([]BaseRef, error) {
+	refs, err := f.references(target, args)
 	if err != nil {
 		return nil, err
 	}
@@ -55,13 +56,17 @@ func (f *File) RefKey(args map[string]string) string {
 	return key.String()
 }
 
-func (f *File) references(args map[string]string) ([]reference, error) {
+func (f *File) references(target string, args map[string]string) ([]reference, error) {
 	env, err := f.globals(args)
 	if err != nil {
 		return nil, err
 	}
+	part := f.part(target, env)
 	var out []reference
 	for i, st := range f.code {
+		if !part[st.stage] {
+			continue
+		}
 		var found []reference
 		switch c := st.cmd.(type) {
 		case *instructions.Stage:

@@ -8,11 +8,11 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 )
 
-// Rewrite gives the Dockerfile with every reference Bases lists replaced by
-// what spell makes of it, and without its syntax directive. Every line keeps
-// its number, so that the engine's errors name the user's own lines.
-func (f *File) Rewrite(args map[string]string, spell func(ref string) (string, error)) ([]byte, error) {
-	refs, err := f.references(args)
+// Rewrite gives the Dockerfile with every reference Bases lists for a target
+// replaced by what spell makes of it, and without its syntax directive. Every
+// line keeps its number, so that the engine's errors name the user's own lines.
+func (f *File) Rewrite(target string, args map[string]string, spell func(ref string) (string, error)) ([]byte, error) {
+	refs, err := f.references(target, args)
 	if err != nil {
 		return nil, err
 	}
@@ -38,7 +38,7 @@ func (f *File) Rewrite(args map[string]string, spell func(ref string) (string, e
 	}
 	f.dropSyntax(lines)
 	out := bytes.Join(lines, nil)
-	if err := f.verify(out, args, refs, spelled); err != nil {
+	if err := f.verify(out, target, args, refs, spelled); err != nil {
 		return nil, err
 	}
 	return out, nil
@@ -139,12 +139,12 @@ func (f *File) isDirective(line []byte) bool {
 
 // verify reads the result back: the same instructions on the same lines, and
 // the references replaced.
-func (f *File) verify(out []byte, args map[string]string, refs []reference, spelled []string) error {
+func (f *File) verify(out []byte, target string, args map[string]string, refs []reference, spelled []string) error {
 	again, err := Parse(f.Name, out)
 	if err != nil {
 		return err
 	}
-	got, err := again.references(args)
+	got, err := again.references(target, args)
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/shell"
 )
 
 // Source is one path a COPY or ADD takes from the build context.
@@ -20,18 +21,28 @@ func (f *File) Sources() []Source { return f.sources(nil) }
 
 // SourcesOf is Sources of what a target stage is made of; "" is the last stage.
 func (f *File) SourcesOf(target string) []Source {
+	env, err := f.globals(nil)
+	if err != nil {
+		return f.sources(nil)
+	}
+	return f.sources(f.part(target, env))
+}
+
+// part says which stages a target is made of: what it stands on, copies from
+// or mounts, and so on from there.
+func (f *File) part(target string, env values) []bool {
 	part := make([]bool, len(f.Stages))
 	for queue := []int{f.targetStage(target)}; len(queue) > 0; queue = queue[1:] {
 		if i := queue[0]; !part[i] {
 			part[i] = true
-			queue = append(queue, f.wants(i)...)
+			queue = append(queue, f.wants(i, env)...)
 		}
 	}
-	return f.sources(part)
+	return part
 }
 
 // wants lists the stages a stage stands on, copies from or mounts.
-func (f *File) wants(stage int) []int {
+func (f *File) wants(stage int, env values) []int {
 	var out []int
 	for _, st := range f.code {
 		if st.stage != stage {
@@ -39,7 +50,10 @@ func (f *File) wants(stage int) []int {
 		}
 		switch c := st.cmd.(type) {
 		case *instructions.Stage:
-			out = f.addStage(out, c.BaseName)
+			name, err := shell.NewLex(f.escape).ProcessWordWithMatches(c.BaseName, env)
+			if i := f.stageNamed(name.Result, stage); err == nil && i >= 0 {
+				out = append(out, i)
+			}
 		case *instructions.CopyCommand:
 			out = f.addStage(out, c.From)
 		case *instructions.RunCommand:

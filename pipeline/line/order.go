@@ -69,7 +69,7 @@ func (l *Line) order(ctx context.Context, n plan.Node, in run.Inputs) (*order, e
 	if err := l.contexts(ctx, o.engine, img, *n.Platform, refs); err != nil {
 		return nil, err
 	}
-	o.text, err = img.Parsed.Rewrite(img.FromArgs(*variant, *n.Platform), func(ref string) (string, error) {
+	o.text, err = img.Parsed.Rewrite(img.Target, img.FromArgs(*variant, *n.Platform), func(ref string) (string, error) {
 		to, ok := refs[ref]
 		if !ok {
 			return "", fmt.Errorf("%s builds on %q, which the plan does not resolve", img.DockerfilePath, ref)

@@ -170,8 +170,8 @@ func TestNames(t *testing.T) {
 func TestAddBases(t *testing.T) {
 	p := propose(t, tree(
 		"a/Dockerfile", "FROM golang:1.26 AS b\nRUN make x\nFROM alpine:3.21\nCOPY --from=b /x /x\n",
-		"b/Dockerfile", "FROM golang:1.24-alpine AS b\nRUN git describe && CGO_ENABLED=1 go build\nFROM node:20\nUSER 1\n",
-		"c/Dockerfile", "FROM golang:1.23-alpine AS b\nRUN apk add git\nFROM full\nUSER 1\n",
+		"b/Dockerfile", "FROM golang:1.24-alpine AS b\nRUN git describe && CGO_ENABLED=1 go build\nFROM node:20\nCOPY --from=b /x /x\nUSER 1\n",
+		"c/Dockerfile", "FROM golang:1.23-alpine AS b\nRUN apk add git\nFROM full\nCOPY --from=b /x /x\nUSER 1\n",
 	))
 	if len(p.Images[0].Problems) == 0 || !strings.Contains(p.Images[0].Problems[0].Message, "has not all that RUN calls: make") {
 		t.Errorf("%+v", p.Images[0].Problems)

@@ -51,7 +51,7 @@ func (p *Proposal) survey(in Input, img *Image) {
 // bases notes what an image builds on; whether the catalog has all of it.
 func (p *Proposal) bases(c *catalog.Catalog, img *Image, at func(int) string) bool {
 	whole := &catalog.Image{}
-	refs, err := img.file.Bases(whole.FromArgs(catalog.Variant{}, built))
+	refs, err := img.file.Bases(img.Target, whole.FromArgs(catalog.Variant{}, built))
 	if err != nil {
 		img.Problems = append(img.Problems, Problem{short(err), "what it builds on depends on a build argument", "give it a value: args: {" + strings.Join(img.Arguments, ": …, ") + ": …}"})
 		return false
@@ -112,11 +112,11 @@ func platforms(c *catalog.Catalog, img *Image) []artifact.Platform {
 func buildsFor(c *catalog.Catalog, img *Image, q artifact.Platform) bool {
 	args := (&catalog.Image{}).FromArgs(catalog.Variant{}, q)
 	args["BUILDPLATFORM"], args["BUILDOS"], args["BUILDARCH"] = built.String(), built.OS, built.Architecture
-	runs, err := img.file.RunPlatforms("", args)
+	runs, err := img.file.RunPlatforms(img.Target, args)
 	if err != nil || slices.ContainsFunc(runs, func(r string) bool { return r != built.String() }) || len(runs) == 0 {
 		return false
 	}
-	refs, err := img.file.Bases(args)
+	refs, err := img.file.Bases(img.Target, args)
 	for _, r := range refs {
 		found, rerr := c.Resolve(r.Ref)
 		b, ok := c.Base(found.Base)
