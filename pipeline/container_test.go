@@ -254,7 +254,10 @@ func TestContainerDoctor(t *testing.T) {
 	y := openYard(t, d)
 	for _, r := range y.runtimes {
 		for _, b := range berths() {
-			t.Run(r.Name()+"/"+b.name, func(t *testing.T) { b.doctor(t, d, r) })
+			t.Run(r.Name()+"/"+b.name, func(t *testing.T) {
+				t.Parallel()
+				b.doctor(t, d, r)
+			})
 		}
 	}
 }

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -9,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
 
 	"drydock/pipeline/stepbin"
 )
@@ -26,8 +30,8 @@ type dock struct {
 	leave   []func() error
 }
 
-// theDock is made by the first test that wants it; one engine at a time holds
-// its cache, so those tests do not run in parallel.
+// theDock is made by the first test that wants it. Tests that run in parallel
+// share its engine; those that harm or measure something do not.
 var theDock struct {
 	once sync.Once
 	dock *dock
@@ -95,6 +99,62 @@ func leaveDock() {
 	if err := os.RemoveAll(d.root); err != nil {
 		fmt.Fprintln(os.Stderr, "removing the shared cache:", err)
 	}
+}
+
+// warm gives a cache that a script keeps to itself some of what the shared one
+// has, so that mirrors are not asked for the same megabytes again: warm DIR PART...
+func (d *dock) warm(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: warm DIR PART...")
+	}
+	for _, part := range args[1:] {
+		ts.Check(takeState(filepath.Join(d.cache, part), filepath.Join(ts.MkAbs(args[0]), part), linkBlob))
+	}
+}
+
+// copyState copies files of a cache, which other processes may be writing:
+// they write beside and rename.
+func copyState(from, dir string) error { return takeState(from, dir, copyFile) }
+
+// linkBlob links what is written once and named by its digest, where it can, and
+// copies other files.
+func linkBlob(from, to string, mode os.FileMode) error {
+	if strings.Contains(from, "/sha256/") && os.Link(from, to) == nil {
+		return nil
+	}
+	return copyFile(from, to, mode)
+}
+
+func takeState(from, dir string, take func(from, to string, mode os.FileMode) error) error {
+	return filepath.WalkDir(from, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return absent(err)
+		}
+		rel, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		to := filepath.Join(dir, rel)
+		if e.IsDir() {
+			return os.MkdirAll(to, 0o700)
+		}
+		info, err := e.Info()
+		if err != nil || !info.Mode().IsRegular() {
+			return absent(err)
+		}
+		if err := take(path, to, info.Mode().Perm()); err != nil {
+			return absent(err)
+		}
+		return os.Chtimes(to, info.ModTime(), info.ModTime())
+	})
+}
+
+// absent is no error of a file that was gone before it was read.
+func absent(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // gitEnviron makes git work the same whoever runs it.

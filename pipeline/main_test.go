@@ -39,8 +39,9 @@ func TestScripts(t *testing.T) {
 	}))
 }
 
-// TestBuildScripts runs those that make images: one after the other, with one
-// cache, so that mirrors, bases and the step program are fetched and built once.
+// TestBuildScripts runs those that make images, as many at once as there are
+// cores, with one cache and so one engine: mirrors, bases and the step program
+// are fetched and built once. Scripts that harm a cache have one of their own.
 func TestBuildScripts(t *testing.T) {
 	d := openDock(t)
 	p := params(t, scripts(t, true), func(e *testscript.Env) error {
@@ -51,16 +52,29 @@ func TestBuildScripts(t *testing.T) {
 		e.Setenv("TMPDIR", os.TempDir())
 		return nil
 	})
-	testscript.RunT(inTurn{t}, p)
+	p.Cmds["warm"] = d.warm
+	testscript.RunT(turns{T: t}, p)
 }
 
-// inTurn is a testscript.T whose scripts do not run in parallel.
-type inTurn struct{ *testing.T }
+// alone is what runs before the others and beside nothing: it measures time, and
+// leaves them the bases most of them want.
+const alone = "build_a_ship"
 
-func (t inTurn) Parallel()     {}
-func (t inTurn) Verbose() bool { return testing.Verbose() }
-func (t inTurn) Run(name string, f func(testscript.T)) {
-	t.T.Run(name, func(t *testing.T) { f(inTurn{t}) })
+// turns is a testscript.T of scripts that run in parallel, but for one.
+type turns struct {
+	*testing.T
+	alone bool
+}
+
+func (t turns) Verbose() bool { return testing.Verbose() }
+func (t turns) Parallel() {
+	if !t.alone {
+		t.T.Parallel()
+	}
+}
+
+func (t turns) Run(name string, f func(testscript.T)) {
+	t.T.Run(name, func(t *testing.T) { f(turns{t, name == alone}) })
 }
 
 // scripts lists those whose names begin with "build", or the others.

@@ -18,7 +18,7 @@ import (
 )
 
 // patience bounds every run of these tests: nothing may hang.
-const patience = 5 * time.Minute
+const patience = 10 * time.Minute
 
 // job is one run of the program.
 type job struct {

@@ -22,6 +22,7 @@ const wholeCatalog = "DRYDOCK_TEST_SAME"
 // containers are TestOrdinaryUser's and TestContainerRun's.
 func TestSameDigest(t *testing.T) {
 	d := openDock(t)
+	t.Parallel()
 	from := t.TempDir()
 	if err := sameCatalog(from); err != nil {
 		t.Fatal(err)
@@ -44,6 +45,7 @@ func TestSameDigest(t *testing.T) {
 				way.args = way.args[:2] // T2 is for root of a container
 			}
 			dir := way.place(t, from)
+			t.Parallel()
 			got := built(t, d, dir, emptyState(t, d, way.keep...), way.args...)
 			for name, digest := range want {
 				if got[name] != digest {
@@ -114,27 +116,6 @@ func emptyState(t *testing.T, d *dock, keep ...string) string {
 		}
 	}
 	return dir
-}
-
-func copyState(from, dir string) error {
-	return filepath.WalkDir(from, func(path string, e fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(from, path)
-		if err != nil {
-			return err
-		}
-		to := filepath.Join(dir, rel)
-		if e.IsDir() {
-			return os.MkdirAll(to, 0o700)
-		}
-		info, err := e.Info()
-		if err != nil || !info.Mode().IsRegular() {
-			return err
-		}
-		return errors.Join(copyFile(path, to, info.Mode().Perm()), os.Chtimes(to, info.ModTime(), info.ModTime()))
-	})
 }
 
 // unversioned is a copy without git, whose files everybody may write.

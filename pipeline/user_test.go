@@ -49,8 +49,9 @@ func ordinaryUser() (*account, error) {
 	return nil, errors.New("no user in /etc/subuid")
 }
 
-// TestOrdinaryUser runs the main job as an ordinary user, from an empty state,
-// and gets the digests root got: neither who builds nor what is cached is in them.
+// TestOrdinaryUser runs the main job as an ordinary user, from a state that has
+// nothing but what the mirrors served, and gets the digests root got: neither
+// who builds nor what is cached is in them. The shared cache began with nothing.
 func TestOrdinaryUser(t *testing.T) {
 	d := openDock(t)
 	if os.Getuid() != 0 {
@@ -69,13 +70,8 @@ func TestOrdinaryUser(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if err := copyCatalog(filepath.Join(dir, "catalog"), true); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, ".gitignore"), []byte("home\nout*\nbin\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if err := commitAll(dir); err != nil {
+	t.Parallel()
+	if err := userCatalog(dir); err != nil {
 		t.Fatal(err)
 	}
 	roots := rootsDigests(t, d, dir)
@@ -90,10 +86,30 @@ func TestOrdinaryUser(t *testing.T) {
 	}
 }
 
-// asked are the images of the shipped catalog that are built here once more,
-// each for what another has not: several platforms, a family, accounts of its
-// own. The larger ones have tests of theirs.
-var asked = []string{"--image", "crane", "--image", "httpbin", "--image", "nginx", "--image", "redis"}
+// asked are the images that are built here once more, each for what another has
+// not: a family compiled of modules, packages with accounts of their own, several
+// platforms. The larger ones have tests of theirs.
+var asked = []string{"--image", "httpbin", "--image", "nginx", "--image", "redis", "--image", "pair"}
+
+// userCatalog is the shipped catalog with an image of two platforms.
+func userCatalog(dir string) error {
+	for name, body := range map[string]string{
+		"catalog/images/pair.yaml": "version: 1\nname: pair\nplatforms: [linux/amd64, linux/arm64]\n",
+		"catalog/images/pair/Dockerfile": `FROM --platform=$BUILDPLATFORM full AS made
+ARG TARGETARCH
+RUN install -d -o 65532 -g 4242 -m 2750 /made && echo "for $TARGETARCH" >/made/for
+FROM minimal
+COPY --from=made /made /srv/made
+USER 65532:65532
+`,
+		".gitignore": "home\nout*\nbin\n",
+	} {
+		if err := writeIn(dir, name, body); err != nil {
+			return err
+		}
+	}
+	return errors.Join(copyCatalog(filepath.Join(dir, "catalog"), true), commitAll(dir))
+}
 
 // rootsDigests are those of the shipped catalog built in the shared cache.
 func rootsDigests(t *testing.T, d *dock, dir string) map[string]string {
@@ -138,7 +154,7 @@ func asUser(t *testing.T, d *dock, dir string, who *account) string {
 			t.Fatal(err)
 		}
 	}
-	if err := os.Chmod(dir, 0o755); err != nil {
+	if err := errors.Join(os.Chmod(dir, 0o755), copyState(filepath.Join(d.cache, "mirror"), filepath.Join(home, ".cache", "drydock", "mirror"))); err != nil {
 		t.Fatal(err)
 	}
 	environ := append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "USER=" + who.name, "TMPDIR=" + os.TempDir()}, gitEnviron...)
