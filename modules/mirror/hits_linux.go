@@ -15,9 +15,13 @@ import (
 	"drydock/modules/mirror/internal/store"
 )
 
-// firstWrite is how much of a file goes with the head of the answer, in one
-// write; more of it goes from the kernel's cache to the socket.
-const firstWrite = 64 << 10
+// A file of oneWrite bytes at most goes with the head of the answer, in one write.
+// Of a larger one firstWrite bytes do, and the rest from the kernel's cache to the
+// socket: to copy it would cost more than another call.
+const (
+	oneWrite   = 64 << 10
+	firstWrite = 4 << 10
+)
 
 // send writes an answer anew. false: the file is not what it was, and nothing
 // has been written. given is called before anything is.
@@ -35,12 +39,15 @@ func (b *hitBook) send(c net.Conn, h *hit, now time.Time, given func()) (bool, e
 	buf, _ := b.bufs.Get().(*[]byte)
 	if buf == nil {
 		buf = new([]byte)
-		*buf = make([]byte, 0, firstWrite+4<<10)
+		*buf = make([]byte, 0, oneWrite+4<<10)
 	}
 	defer b.bufs.Put(buf)
 	out := append((*buf)[:0], h.head...)
 	out = append(now.UTC().AppendFormat(out, http.TimeFormat), "\r\n\r\n"...)
-	begin, first := len(out), int(min(st.Size, firstWrite))
+	begin, first := len(out), int(st.Size)
+	if st.Size > oneWrite {
+		first = firstWrite
+	}
 	out = slices.Grow(out, first)[:begin+first]
 	if !fill(fd, out[begin:]) {
 		return false, nil
