@@ -12,8 +12,9 @@ import (
 )
 
 // drift says whether an entry is a trace of when and how it was built, not of
-// what was: logs and caches of dpkg, apt, debconf and npm, ldconfig's list of
-// inodes, and the backups the account tools leave.
+// what was: logs and caches of dpkg, apt, debconf and npm, what the go
+// command counts of its own use, ldconfig's list of inodes, and the backups the
+// account tools leave.
 func drift(e entry) bool {
 	dir, base := path.Split(e.path)
 	if e.header.Typeflag == tar.TypeDir || strings.HasPrefix(base, whiteoutPrefix) {
@@ -27,6 +28,8 @@ func drift(e entry) bool {
 	}
 	switch {
 	case strings.Contains("/"+dir, "/.npm/_logs/"), base == "_update-notifier-last-checked" && path.Base(dir) == ".npm":
+		return true
+	case strings.Contains("/"+dir, "/.config/go/telemetry/local/"):
 		return true
 	case dir == "var/log/apt/", strings.HasPrefix(e.path, "var/lib/apt/lists/"):
 		return true

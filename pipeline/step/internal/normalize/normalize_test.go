@@ -114,6 +114,7 @@ func TestSameContentSameDigest(t *testing.T) {
 				imagetest.File{Name: "var/cache/apt/pkgcache.bin", Body: "x"},
 				imagetest.File{Name: "var/lib/apt/lists/x_InRelease", Body: "x"},
 				imagetest.File{Name: "root/.npm/_logs/2026-11-22T00_00_00-debug-0.log", Body: "x"},
+				imagetest.File{Name: "root/.config/go/telemetry/local/go@go1.26.8-go1.26.8-linux-amd64-2026-11-22.v1.count", Body: "x"},
 				imagetest.File{Name: "home/app/.npm/_update-notifier-last-checked", Body: ""})
 		},
 		"host's label": func(i *imagetest.Image) {
