@@ -73,10 +73,33 @@ func Engine(t testing.TB) *engine.Engine {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	e, err := engine.Connect(ctx, engine.Config{Kind: engine.KindEmbedded, CacheDir: t.TempDir()})
+	dir := t.TempDir()
+	e, err := engine.Connect(ctx, engine.Config{Kind: engine.KindEmbedded, CacheDir: dir})
 	if err != nil {
 		t.Skip("no engine runs here: " + err.Error())
 	}
-	t.Cleanup(func() { _ = e.Close() })
+	t.Cleanup(func() {
+		_ = e.Close()
+		// without root, what steps made belongs to subordinate ids
+		if err := remove(dir); err != nil {
+			t.Error(err)
+		}
+	})
 	return e
+}
+
+// remove removes the state of an engine that is about to end.
+func remove(dir string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	for {
+		err := engine.Remove(ctx, dir)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
