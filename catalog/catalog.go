@@ -71,11 +71,13 @@ type Image struct {
 	Tags        []string            `yaml:"tags,omitempty"`    // templates: what each variant is published under when it is promoted
 	Aliases     []Alias             `yaml:"aliases,omitempty"` // likewise, for tags that move
 	Secrets     []Secret            `yaml:"secrets,omitempty"`
+	SSH         string              `yaml:"ssh,omitempty"`        // socket of the agent RUN --mount=type=ssh asks; $NAME is put in from the environment
 	KeepTraces  bool                `yaml:"keepTraces,omitempty"` // leave logs and caches of package managers in its layers
 	Contexts    map[string]string   `yaml:"contexts,omitempty"`   // folders by the name COPY --from= calls them, relative to the image's file
 
 	Project        bool             `yaml:"-"` // it is the project file's; paths below are relative to the project, else to the catalog
 	Place          string           `yaml:"-"` // file:line of its name
+	SSHPlace       string           `yaml:"-"` // file:line of SSH
 	File           string           `yaml:"-"` // the file it stands in
 	ContextDir     string           `yaml:"-"` // Context
 	DockerfilePath string           `yaml:"-"` // Dockerfile

@@ -41,6 +41,7 @@ var secretPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
 
 // checkSecrets checks where the build's secrets come from.
 func (l *loader) checkSecrets(s source, img *Image) {
+	img.SSHPlace = s.at("ssh")
 	seen := map[string]bool{}
 	for i := range img.Secrets {
 		secret, n := &img.Secrets[i], strconv.Itoa(i)

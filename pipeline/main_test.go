@@ -105,7 +105,7 @@ func params(t *testing.T, files []string, setup func(*testscript.Env) error) tes
 			"exits": exits, "sed": replaceIn, "fixture": fixture, "commit": commit, "json": jsonIs, "setjson": setJSON,
 			"within": within, "server": server, "awaitfile": awaitFile, "pull": pull, "sametree": sameTree, "cut": cut,
 			"certificate": certificate, "outside": outside, "smalldisk": smallDisk, "copybusybox": copyBusybox, "leaks": leaks, "wheel": wheel, "frontend": frontend,
-			"upstream": upstream, "signer": signer, "cosigned": cosigned, "keyless": keyless, "clone": clone,
+			"agent": agentOf, "upstream": upstream, "signer": signer, "cosigned": cosigned, "keyless": keyless, "clone": clone,
 		},
 		Condition: func(cond string) (bool, error) {
 			switch cond {

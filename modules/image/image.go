@@ -49,6 +49,7 @@ type Source struct {
 	Inherited  map[string]string // labels that speak of what it builds on and not of it
 	Secrets    map[string]string // by the id RUN --mount=type=secret names; part of no layer and no key
 	Private    []string          // ids of those that the image may not hold
+	SSH        string            // path of the agent's socket for RUN --mount=type=ssh; part of no key; "" is none
 
 	KeepTraces  bool   // logs and caches of package managers stay in the layers
 	CacheMounts string // names a set of cache mounts of its own; "" is the one all builds share
@@ -163,6 +164,9 @@ func container(c *dagger.Client, s Source) *dagger.Container {
 	}
 	for _, id := range sortedKeys(s.Secrets) {
 		opts.Secrets = append(opts.Secrets, c.SetSecret(id, s.Secrets[id]))
+	}
+	if s.SSH != "" {
+		opts.SSH = c.Host().UnixSocket(s.SSH)
 	}
 	if s.User == "" {
 		return dir.DockerBuild(opts)

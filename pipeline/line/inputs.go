@@ -147,6 +147,32 @@ func (l *Line) secret(s catalog.Secret) (string, error) {
 	return string(raw), nil
 }
 
+// agent is the socket of the ssh agent that the image's build may ask, "" for
+// none. What it holds stays with it: steps can have things signed.
+func (l *Line) agent(img *catalog.Image) (string, error) {
+	if img.SSH == "" {
+		return "", nil
+	}
+	fault := artifact.Error{
+		Kind: artifact.KindUsage, Op: "finding the ssh agent", Place: img.SSHPlace,
+		Remedy: "start one where drydock runs (eval $(ssh-agent); ssh-add KEY), or take ssh: away",
+	}
+	path := os.Expand(img.SSH, l.getenv)
+	if path == "" {
+		fault.Message = "ssh: " + img.SSH + " names nothing here"
+		return "", &fault
+	}
+	switch fi, err := os.Stat(path); {
+	case err != nil:
+		fault.Message, fault.Err = "its socket cannot be used", err
+		return "", &fault
+	case fi.Mode().Type() != os.ModeSocket:
+		fault.Message = path + " is no socket"
+		return "", &fault
+	}
+	return filepath.Abs(path)
+}
+
 // credentials are the variables whose values are nobody's to read in a log.
 var credentials = []string{
 	"COSIGN_PASSWORD", envSigningKey, "DRYDOCK_REGISTRY_PASSWORD", "DOCKER_AUTH_CONFIG",

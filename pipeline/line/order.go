@@ -26,6 +26,7 @@ type order struct {
 	text      []byte // the Dockerfile, every FROM a digest
 	bases     []baseReady
 	secrets   map[string]string
+	agent     string   // socket of its ssh agent, "" for none
 	private   []string // ids of those the image may not hold
 	emulators []artifact.Material
 	reader    reader            // what reads the Dockerfile
@@ -85,6 +86,9 @@ func (l *Line) order(ctx context.Context, n plan.Node, in run.Inputs) (*order, e
 	if o.secrets, err = l.secrets(ctx, img); err != nil {
 		return nil, err
 	}
+	if o.agent, err = l.agent(img); err != nil {
+		return nil, err
+	}
 	o.private = slices.Sorted(maps.Keys(o.secrets))
 	if !o.engine.Hermetic {
 		var addresses map[string]string
@@ -134,7 +138,7 @@ func (l *Line) carryOut(ctx context.Context, o *order) (*builtImage, error) {
 	l.onClose(func() error { done(); return nil })
 	b.Built, err = image.Build(ctx, o.engine.Client, o.step, image.Source{
 		Name: b.Name, ContextDir: contextDir, Ignore: o.img.Ignore, Dockerfile: text, Frontend: o.reader.spelling, Target: o.img.Target, User: o.img.User, Args: o.variant.Args,
-		Platform: b.Platform, Epoch: b.Epoch, BaseLayers: layers, Secrets: secrets, Private: o.private,
+		Platform: b.Platform, Epoch: b.Epoch, BaseLayers: layers, Secrets: secrets, Private: o.private, SSH: o.agent,
 		Labels: o.labels, Inherited: o.inherited, CacheMounts: under.cacheMounts(), KeepTraces: o.img.KeepTraces,
 	})
 	if err != nil {
