@@ -107,7 +107,6 @@ func TestContainerRun(t *testing.T) {
 	d := openDock(t)
 	y := openYard(t, d)
 	t.Parallel()
-	r := y.runtimes[0]
 	own := t.TempDir()
 	if err := smallCatalog(own); err != nil {
 		t.Fatal(err)
@@ -126,20 +125,26 @@ func TestContainerRun(t *testing.T) {
 		if b.tier == "" || strings.Contains(b.name, "without subordinate ids") {
 			continue
 		}
-		t.Run(b.name, func(t *testing.T) {
-			t.Parallel()
-			// what was fetched from the mirrors and the bases that were made of it
-			// are not fetched again: the engine's state is this job's own
-			job := newJob(t, d, y, b, "mirror", "bases", "vulndb", "facts.json", "materials")
-			if err := smallCatalog(job.dir); err != nil {
-				t.Fatal(err)
-			}
-			res := job.run(t, r, "run", "--trigger", "branch", "--progress", "plain")
-			if res.Code != 0 {
-				t.Fatalf("exit code %d\n%s%s", res.Code, res.Stdout, res.Stderr)
-			}
-			job.check(t, want)
-		})
+		runtimes := y.runtimes[:1]
+		if b.name == "root, default" {
+			runtimes = y.runtimes // their profiles differ: an old docker's knows no Landlock
+		}
+		for _, r := range runtimes {
+			t.Run(r.Name()+"/"+b.name, func(t *testing.T) {
+				t.Parallel()
+				// what was fetched from the mirrors and the bases that were made of it
+				// are not fetched again: the engine's state is this job's own
+				job := newJob(t, d, y, b, "mirror", "bases", "vulndb", "facts.json", "materials")
+				if err := smallCatalog(job.dir); err != nil {
+					t.Fatal(err)
+				}
+				res := job.run(t, r, "run", "--trigger", "branch", "--progress", "plain")
+				if res.Code != 0 {
+					t.Fatalf("exit code %d\n%s%s", res.Code, res.Stdout, res.Stderr)
+				}
+				job.check(t, want)
+			})
+		}
 	}
 }
 
