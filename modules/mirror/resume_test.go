@@ -31,19 +31,23 @@ type resumeTask struct {
 	Size             int64
 }
 
-// stalls serves the beginning of a file, a little more after a while, and then
-// nothing until the client goes.
-func stalls(b []byte, etag string, after int) func(http.ResponseWriter, *http.Request) {
+// hangs serves the beginning of a file, up to one place after the other with a
+// while between, and then nothing until the client goes.
+func hangs(b []byte, etag string, places ...int) func(http.ResponseWriter, *http.Request) {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if etag != "" {
 			w.Header().Set("ETag", etag)
 		}
 		w.Header().Set("Content-Length", strconv.Itoa(len(b)))
-		_, _ = w.Write(b[:after])
-		_ = http.NewResponseController(w).Flush()
-		time.Sleep(600 * time.Millisecond) // longer than what comes without a note
-		_, _ = w.Write(b[after : after+1000])
-		_ = http.NewResponseController(w).Flush()
+		from := 0
+		for _, to := range places {
+			if from > 0 {
+				time.Sleep(600 * time.Millisecond) // longer than what comes without a note
+			}
+			_, _ = w.Write(b[from:to])
+			_ = http.NewResponseController(w).Flush()
+			from = to
+		}
 		<-r.Context().Done()
 	}
 }
@@ -56,7 +60,7 @@ func TestResumeAfterKill(t *testing.T) {
 		return
 	}
 	b := someBytes(t, 900_000)
-	f, url := mirrorOf(t, stalls(b, `"a"`, 500_000), whole(b, `"a"`))
+	f, url := mirrorOf(t, hangs(b, `"a"`, 500_000, 501_000), whole(b, `"a"`))
 	w := newWorld(t)
 	cache := filepath.Join(w.dir, "cache")
 	task, err := json.Marshal(resumeTask{URL: url, Path: "v2/x/blobs/1", Cache: cache})
@@ -254,19 +258,6 @@ func TestResumeForAStep(t *testing.T) {
 	}
 	if h := f.asked[len(f.asked)-1]; h.Get("Range") != "" {
 		t.Errorf("gone on with what was wrong: %v", h)
-	}
-}
-
-// hangs serves the beginning of a file, and nothing more until the client goes.
-func hangs(b []byte, etag string, after int) func(http.ResponseWriter, *http.Request) {
-	return func(w http.ResponseWriter, r *http.Request) {
-		if etag != "" {
-			w.Header().Set("ETag", etag)
-		}
-		w.Header().Set("Content-Length", strconv.Itoa(len(b)))
-		_, _ = w.Write(b[:after])
-		_ = http.NewResponseController(w).Flush()
-		<-r.Context().Done()
 	}
 }
 

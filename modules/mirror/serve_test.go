@@ -249,6 +249,9 @@ func TestGatewayNeverCompletesAWrongFile(t *testing.T) {
 	_, sock := testGateway(t, w.discover(Config{}), t.TempDir())
 	for _, path := range []string{"/debian/dists/bookworm/main/by-hash/SHA256/" + hexsum([]byte("other")), "/debian/pool/broken"} {
 		resp, err := stepClient(t, sock, step1, true).Get("http://mirror.drydock.internal/debian" + path)
+		if errors.Is(err, io.EOF) {
+			continue // broken off before its head was sent
+		}
 		if err != nil {
 			t.Fatal(err)
 		}

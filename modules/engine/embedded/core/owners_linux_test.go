@@ -83,15 +83,7 @@ RUN stat -c '%n %u:%g %a %F' /d/* /d/sub/* /c/* /c2/*; chown -R 0:0 /d; stat -c 
 `
 
 func TestOwners(t *testing.T) {
-	if testing.Short() {
-		t.Skip("starts the engine as three users; not in short mode")
-	}
-	if os.Getuid() != 0 {
-		t.Skip("this already is an ordinary user; only root can become others")
-	}
-	if r := needT1(t); r.Mode != modeRoot {
-		t.Skip("root has no namespaces here to compare with")
-	}
+	needModes(t)
 	dir := ownersContext(t, ownersDockerfile)
 	want := ownersAs(t, dir, 0, 0, "")
 	if want.Mode != modeRoot || want.Err != "" || len(want.Layers) < 4 {
@@ -119,6 +111,31 @@ func TestOwners(t *testing.T) {
 			compareLines(t, "log", strings.Split(want.Logs, "\n"), strings.Split(got.Logs, "\n"))
 			compareImages(t, want, got)
 		})
+	}
+}
+
+// needModes skips where root cannot build in every mode.
+func needModes(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("starts the engine as several users; not in short mode")
+	}
+	if os.Getuid() != 0 {
+		t.Skip("this already is an ordinary user; only root can become others")
+	}
+	if r := needT1(t); r.Mode != modeRoot {
+		t.Skip("root has no namespaces here to compare with")
+	}
+}
+
+// inOtherModes builds what root has built in the other modes: the layers are
+// the same.
+func inOtherModes(t *testing.T, dir string, want ownersReport) {
+	t.Helper()
+	t.Run(TierContainer, func(t *testing.T) { compareImages(t, want, ownersAs(t, dir, 0, 0, TierContainer)) })
+	t.Run(modeSingle, func(t *testing.T) { compareImages(t, want, ownersAs(t, dir, singleUID, singleUID+1, "")) })
+	if who, uid, gid := subordinateUser(); who != "" {
+		t.Run(modeRootless, func(t *testing.T) { compareImages(t, want, ownersAs(t, dir, uid, gid, "")) })
 	}
 }
 
@@ -161,15 +178,7 @@ COPY --from=linked / /linked
 
 // TestMountPoints: layers over nothing have one digest however steps run.
 func TestMountPoints(t *testing.T) {
-	if testing.Short() {
-		t.Skip("starts the engine four times; not in short mode")
-	}
-	if os.Getuid() != 0 {
-		t.Skip("this already is an ordinary user; only root can become others")
-	}
-	if r := needT1(t); r.Mode != modeRoot {
-		t.Skip("root has no namespaces here to compare with")
-	}
+	needModes(t)
 	dir := ownersContext(t, pointsDockerfile)
 	want := ownersAs(t, dir, 0, 0, "")
 	if want.Mode != modeRoot || want.Err != "" || len(want.Layers) != 3 {
@@ -182,11 +191,7 @@ func TestMountPoints(t *testing.T) {
 	if points := []string{"dev/ 5 0:0 755", "proc/ 5 0:0 755", "sys/ 5 0:0 755"}; !slices.Equal(names, points) {
 		t.Errorf("a step in an empty image leaves %q, not %q", names, points)
 	}
-	t.Run(TierContainer, func(t *testing.T) { compareImages(t, want, ownersAs(t, dir, 0, 0, TierContainer)) })
-	t.Run(modeSingle, func(t *testing.T) { compareImages(t, want, ownersAs(t, dir, singleUID, singleUID+1, "")) })
-	if who, uid, gid := subordinateUser(); who != "" {
-		t.Run(modeRootless, func(t *testing.T) { compareImages(t, want, ownersAs(t, dir, uid, gid, "")) })
-	}
+	inOtherModes(t, dir, want)
 }
 
 func compareLines(t *testing.T, what string, want, got []string) {

@@ -44,15 +44,7 @@ RUN cd / && find plain gz bz xz zst named numbered several real all/etc/passwd |
 
 // TestArchives: ADD unpacks the same whoever builds, with nothing of the host's.
 func TestArchives(t *testing.T) {
-	if testing.Short() {
-		t.Skip("starts the engine four times; not in short mode")
-	}
-	if os.Getuid() != 0 {
-		t.Skip("this already is an ordinary user; only root can become others")
-	}
-	if r := needT1(t); r.Mode != modeRoot {
-		t.Skip("root has no namespaces here to compare with")
-	}
+	needModes(t)
 	dir := ownersContext(t, archivesDockerfile)
 	if err := writeArchives(filepath.Join(dir, "context")); err != nil {
 		t.Fatal(err)
@@ -81,11 +73,7 @@ func TestArchives(t *testing.T) {
 	if t.Failed() {
 		t.Log(want.Logs)
 	}
-	t.Run(TierContainer, func(t *testing.T) { compareImages(t, want, ownersAs(t, dir, 0, 0, TierContainer)) })
-	t.Run(modeSingle, func(t *testing.T) { compareImages(t, want, ownersAs(t, dir, singleUID, singleUID+1, "")) })
-	if who, uid, gid := subordinateUser(); who != "" {
-		t.Run(modeRootless, func(t *testing.T) { compareImages(t, want, ownersAs(t, dir, uid, gid, "")) })
-	}
+	inOtherModes(t, dir, want)
 }
 
 // writeArchives makes what archivesDockerfile adds.
