@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -146,39 +147,50 @@ func unpack(t *testing.T, layout, root string) error {
 	if err := os.MkdirAll(root, 0o755); err != nil {
 		return err
 	}
-	blob := func(d ocispecs.Descriptor) string {
-		return filepath.Join(layout, "blobs", d.Digest.Algorithm().String(), d.Digest.Encoded())
-	}
+	_, err := eachLayer(layout, func(_ int, r io.Reader) error {
+		_, err := archive.Apply(t.Context(), root, r)
+		return err
+	})
+	return err
+}
+
+// eachLayer calls f with every layer, uncompressed, of a layout's first image
+// and returns that image's manifest.
+func eachLayer(layout string, f func(n int, r io.Reader) error) (*ocispecs.Manifest, error) {
 	var index ocispecs.Index
 	if err := readJSON(filepath.Join(layout, "index.json"), &index); err != nil {
-		return err
+		return nil, err
 	}
 	for len(index.Manifests) > 0 && index.Manifests[0].MediaType == ocispecs.MediaTypeImageIndex {
-		if err := readJSON(blob(index.Manifests[0]), &index); err != nil {
-			return err
+		if err := readJSON(blobFile(layout, index.Manifests[0]), &index); err != nil {
+			return nil, err
 		}
 	}
 	if len(index.Manifests) == 0 {
-		return errors.New("the layout has no image")
+		return nil, errors.New("the layout has no image")
 	}
 	var manifest ocispecs.Manifest
-	if err := readJSON(blob(index.Manifests[0]), &manifest); err != nil {
-		return err
+	if err := readJSON(blobFile(layout, index.Manifests[0]), &manifest); err != nil {
+		return nil, err
 	}
-	for _, l := range manifest.Layers {
-		f, err := os.Open(blob(l))
+	for n, l := range manifest.Layers {
+		file, err := os.Open(blobFile(layout, l))
 		if err != nil {
-			return err
+			return nil, err
 		}
-		r, err := compression.DecompressStream(f)
+		r, err := compression.DecompressStream(file)
 		if err == nil {
-			_, err = archive.Apply(t.Context(), root, r)
+			err = f(n, r)
 		}
-		if err := errors.Join(err, f.Close()); err != nil {
-			return fmt.Errorf("unpacking %s: %w", l.Digest, err)
+		if err := errors.Join(err, file.Close()); err != nil {
+			return nil, fmt.Errorf("unpacking %s: %w", l.Digest, err)
 		}
 	}
-	return nil
+	return &manifest, nil
+}
+
+func blobFile(layout string, d ocispecs.Descriptor) string {
+	return filepath.Join(layout, "blobs", d.Digest.Algorithm().String(), d.Digest.Encoded())
 }
 
 func readJSON(file string, v any) error {

@@ -3,13 +3,20 @@
 package main
 
 import (
+	"archive/tar"
+	"crypto/sha256"
 	"errors"
+	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
+
+	"drydock/modules/steprun/steptest"
 )
 
 // wholeCatalog set to "all" has TestSameDigest build the shipped catalog too,
@@ -49,7 +56,7 @@ func TestSameDigest(t *testing.T) {
 			got := built(t, d, dir, emptyState(t, d, way.keep...), way.args...)
 			for name, digest := range want {
 				if got[name] != digest {
-					t.Errorf("%s: %s, was %s", name, got[name], digest)
+					t.Errorf("%s: %s, was %s\n%s", name, got[name], digest, layoutDiff(t, layoutOf(from, name), layoutOf(dir, name)))
 				}
 			}
 		})
@@ -61,7 +68,7 @@ func TestSameDigest(t *testing.T) {
 func sameCatalog(dir string) error {
 	for name, body := range map[string]string{
 		"catalog/images/next.yaml":       "version: 1\nname: next\nplatforms: [linux/amd64]\n",
-		"catalog/images/next/Dockerfile": "FROM small\nUSER 0\nCOPY sub /srv/sub\nRUN find /srv -type f | sort >/srv/found && mkdir -p /srv/m && echo x >/srv/m/x\n",
+		"catalog/images/next/Dockerfile": "FROM small\nUSER 0\nCOPY sub /srv/sub\nRUN find /srv -type f | sort >/found && mkdir -p /srv/m && echo x >/srv/m/x\n",
 		"catalog/images/next/sub/run":    "#!/bin/sh\n",
 		"catalog/images/next/sub/text":   "text\n",
 		"catalog/images/bare.yaml":       "version: 1\nname: bare\nplatforms: [linux/amd64]\n",
@@ -106,7 +113,7 @@ func emptyState(t *testing.T, d *dock, keep ...string) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
+		if err := errors.Join(steptest.RemoveState(dir), os.RemoveAll(dir)); err != nil {
 			t.Error(err)
 		}
 	})
@@ -169,4 +176,55 @@ func shallowMerge(t *testing.T, from string) string {
 		}
 	}
 	return dir
+}
+
+func layoutOf(dir, image string) string { return filepath.Join(dir, "out", image, "oci") }
+
+// layoutDiff says which lines of what two layouts of an image hold differ.
+func layoutDiff(t *testing.T, was, is string) string {
+	t.Helper()
+	var b strings.Builder
+	old, now := layoutLines(t, was), layoutLines(t, is)
+	for _, side := range []struct {
+		sign string
+		have []string
+		not  []string
+	}{{"-", old, now}, {"+", now, old}} {
+		for _, line := range side.have {
+			if !slices.Contains(side.not, line) {
+				fmt.Fprintln(&b, side.sign, line)
+			}
+		}
+	}
+	return b.String()
+}
+
+// layoutLines describes every entry of a layout's layers and its configuration.
+func layoutLines(t *testing.T, layout string) []string {
+	t.Helper()
+	var lines []string
+	manifest, err := eachLayer(layout, func(n int, r io.Reader) error {
+		for tr := tar.NewReader(r); ; {
+			h, err := tr.Next()
+			if err == io.EOF {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			sum := sha256.New()
+			if _, err := io.Copy(sum, tr); err != nil {
+				return err
+			}
+			lines = append(lines, fmt.Sprintf("layer %d: %+v %x", n, *h, sum.Sum(nil)))
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := os.ReadFile(blobFile(layout, manifest.Config))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append(lines, string(config))
 }

@@ -11,9 +11,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"drydock/modules/jail"
 )
 
 // Runtime starts containers over one root file system. Nothing one writes to
@@ -27,21 +30,26 @@ type Runtime interface {
 	Close() error
 }
 
+// spawner starts what must end with this process. Its thread stays: what ends
+// with the thread that started it would end with any that a probe gives up.
+var spawner = sync.OnceValue(jail.NewSpawner)
+
 // Inside private namespaces whatever a runtime mounts and starts ends with the
 // first process, however it ends.
 func private(ctx context.Context, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, "unshare", append([]string{
+	return exec.CommandContext(ctx, "unshare", append([]string{
 		"--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc",
 	}, args...)...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	return cmd
 }
 
 // result runs cmd to its end.
 func result(cmd *exec.Cmd) (Result, error) {
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	err := cmd.Run()
+	err := spawner().Start(cmd)
+	if err == nil {
+		err = cmd.Wait()
+	}
 	r := Result{Stdout: stdout.String(), Stderr: stderr.String()}
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
@@ -114,6 +122,7 @@ type docker struct {
 	daemon *exec.Cmd
 	ended  chan error
 	socket string
+	log    string   // its file
 	env    []string // of the client
 	count  atomic.Int64
 }
@@ -141,20 +150,19 @@ func Docker(ctx context.Context, root, dir string, environ []string) (Runtime, e
 		return nil, err
 	}
 	defer log.Close()
-	d := &docker{socket: filepath.Join(dir, "run", "docker.sock"), ended: make(chan error, 1)}
+	d := &docker{socket: filepath.Join(dir, "run", "docker.sock"), log: log.Name(), ended: make(chan error, 1)}
 	// the version lets a newer client talk to Debian's daemon
 	d.env = append(slices.Clip(environ), "DOCKER_HOST=unix://"+d.socket, "DOCKER_API_VERSION=1.41", "DOCKER_CONFIG="+dir)
 	d.daemon = private(context.WithoutCancel(ctx), daemon, "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "run"),
 		"--pidfile", filepath.Join(dir, "pid"), "--host", "unix://"+d.socket, "--bridge=none", "--iptables=false", "--ip6tables=false",
 		"--ip-forward=false", "--ip-masq=false")
 	d.daemon.Stdout, d.daemon.Stderr = log, log
-	if err := d.daemon.Start(); err != nil {
+	if err := spawner().Start(d.daemon); err != nil {
 		return nil, err
 	}
 	go func() { d.ended <- d.daemon.Wait() }()
 	if err := d.ready(ctx, client); err != nil {
-		said, _ := os.ReadFile(log.Name())
-		return nil, errors.Join(fmt.Errorf("docker's daemon does not start: %w: %s", err, tail(string(said))), d.Close())
+		return nil, errors.Join(fmt.Errorf("docker's daemon does not start: %w: %s", err, d.state()), d.Close())
 	}
 	load := exec.CommandContext(ctx, "sh", "-c", `tar -C "$1" --xattrs --xattrs-include="*" -c . | docker import - "$2"`, "sh", root, dockerImage)
 	load.Env = d.env
@@ -233,9 +241,21 @@ func (d *docker) Run(ctx context.Context, c Container) (Result, error) {
 		_ = remove.Run()
 	}
 	if err == nil && r.Code == 125 { // docker-run(1): the daemon's own error
-		err = fmt.Errorf("docker run: %s", r.Stderr)
+		err = fmt.Errorf("docker run: %s\n%s", r.Stderr, d.state())
 	}
 	return r, err
+}
+
+// state is what there is to say of the daemon.
+func (d *docker) state() string {
+	said, _ := os.ReadFile(d.log)
+	select {
+	case err := <-d.ended:
+		d.ended <- err
+		return fmt.Sprintf("the daemon ended: %v; it said last: %s", err, tail(string(said)))
+	default:
+		return "the daemon runs; it said last: " + tail(string(said))
+	}
 }
 
 // Close asks the daemon to end, and kills it if it does not.

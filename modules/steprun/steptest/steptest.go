@@ -81,15 +81,16 @@ func Engine(t testing.TB) *engine.Engine {
 	t.Cleanup(func() {
 		_ = e.Close()
 		// without root, what steps made belongs to subordinate ids
-		if err := remove(dir); err != nil {
+		if err := RemoveState(dir); err != nil {
 			t.Error(err)
 		}
 	})
 	return e
 }
 
-// remove removes the state of an engine that is about to end.
-func remove(dir string) error {
+// RemoveState removes the state of an engine that is about to end, also what
+// belongs to subordinate ids. The rest of the cache directory is left.
+func RemoveState(dir string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for {
