@@ -2,12 +2,14 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -32,6 +34,9 @@ func leaks(ts *testscript.TestScript, neg bool, args []string) {
 	files := 0
 	for _, p := range args[in+1:] {
 		ts.Check(filepath.WalkDir(ts.MkAbs(p), func(path string, d fs.DirEntry, err error) error {
+			if errors.Is(err, fs.ErrPermission) && d.IsDir() && strings.HasSuffix(path, "/work/work") {
+				return fs.SkipDir // overlay's own, empty and closed to all (overlayfs(5))
+			}
 			if err != nil {
 				return err
 			}

@@ -119,12 +119,15 @@ func removeCgroups(id string) {
 
 // docker is the Runtime of a daemon of our own.
 type docker struct {
-	daemon *exec.Cmd
-	ended  chan error
-	socket string
-	log    string   // its file
-	env    []string // of the client
-	count  atomic.Int64
+	command []string
+	mu      sync.Mutex // is held while the daemon is started again
+	daemon  *exec.Cmd
+	ended   chan struct{} // is closed when the daemon has ended
+	socket  string
+	log     string   // its file
+	env     []string // of the client
+	starts  atomic.Int64
+	count   atomic.Int64
 }
 
 const dockerImage = "drydock-test:latest"
@@ -132,37 +135,31 @@ const dockerImage = "drydock-test:latest"
 // Docker starts docker's daemon with its state in dir and root as its only
 // image; environ is where the client finds its PATH. It needs to be root.
 func Docker(ctx context.Context, root, dir string, environ []string) (Runtime, error) {
-	client, err := exec.LookPath("docker")
-	if err != nil {
+	if _, err := exec.LookPath("docker"); err != nil {
 		return nil, err
 	}
 	daemon, err := exec.LookPath("dockerd")
 	if err != nil {
 		return nil, err
 	}
-	for _, sub := range []string{"data", "run"} {
-		if err := os.MkdirAll(filepath.Join(dir, sub), 0o711); err != nil {
-			return nil, err
-		}
+	if err := os.MkdirAll(filepath.Join(dir, "data"), 0o711); err != nil {
+		return nil, err
 	}
 	log, err := os.Create(filepath.Join(dir, "log"))
 	if err != nil {
 		return nil, err
 	}
 	defer log.Close()
-	d := &docker{socket: filepath.Join(dir, "run", "docker.sock"), log: log.Name(), ended: make(chan error, 1)}
+	d := &docker{socket: filepath.Join(dir, "run", "docker.sock"), log: log.Name()}
 	// the version lets a newer client talk to Debian's daemon
 	d.env = append(slices.Clip(environ), "DOCKER_HOST=unix://"+d.socket, "DOCKER_API_VERSION=1.41", "DOCKER_CONFIG="+dir)
-	d.daemon = private(context.WithoutCancel(ctx), daemon, "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "run"),
-		"--pidfile", filepath.Join(dir, "pid"), "--host", "unix://"+d.socket, "--bridge=none", "--iptables=false", "--ip6tables=false",
-		"--ip-forward=false", "--ip-masq=false")
-	d.daemon.Stdout, d.daemon.Stderr = log, log
-	if err := spawner().Start(d.daemon); err != nil {
-		return nil, err
+	d.command = []string{
+		daemon, "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "run"),
+		"--pidfile", filepath.Join(dir, "run", "pid"), "--host", "unix://" + d.socket, "--bridge=none", "--iptables=false", "--ip6tables=false",
+		"--ip-forward=false", "--ip-masq=false",
 	}
-	go func() { d.ended <- d.daemon.Wait() }()
-	if err := d.ready(ctx, client); err != nil {
-		return nil, errors.Join(fmt.Errorf("docker's daemon does not start: %w: %s", err, d.state()), d.Close())
+	if err := d.start(ctx, log); err != nil {
+		return nil, err
 	}
 	load := exec.CommandContext(ctx, "sh", "-c", `tar -C "$1" --xattrs --xattrs-include="*" -c . | docker import - "$2"`, "sh", root, dockerImage)
 	load.Env = d.env
@@ -172,21 +169,63 @@ func Docker(ctx context.Context, root, dir string, environ []string) (Runtime, e
 	return d, nil
 }
 
+// start starts the daemon and waits until it answers.
+func (d *docker) start(ctx context.Context, log *os.File) error {
+	// what one that was killed left would be taken for one that runs
+	run := filepath.Dir(d.socket)
+	if err := errors.Join(os.RemoveAll(run), os.Mkdir(run, 0o711)); err != nil {
+		return err
+	}
+	d.daemon = private(context.WithoutCancel(ctx), d.command...)
+	d.daemon.Stdout, d.daemon.Stderr = log, log
+	if err := spawner().Start(d.daemon); err != nil {
+		return err
+	}
+	d.starts.Add(1)
+	d.ended = make(chan struct{})
+	go func(daemon *exec.Cmd, ended chan struct{}) {
+		_ = daemon.Wait() // its state says it
+		close(ended)
+	}(d.daemon, d.ended)
+	if err := d.ready(ctx); err != nil {
+		return errors.Join(fmt.Errorf("docker's daemon does not start: %w: %s", err, d.state()), d.Close())
+	}
+	return nil
+}
+
+// again starts a daemon that ended anew, as a machine's service manager would,
+// and says on standard error what the ended one said last.
+func (d *docker) again(ctx context.Context) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	select {
+	case <-d.ended:
+	default:
+		return nil
+	}
+	fmt.Fprintln(os.Stderr, d.state(), "It is started again.")
+	log, err := os.OpenFile(d.log, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	return d.start(ctx, log)
+}
+
 func tail(s string) string { return s[max(0, len(s)-600):] }
 
-func (d *docker) ready(ctx context.Context, client string) error {
+func (d *docker) ready(ctx context.Context) error {
 	end := time.Now().Add(30 * time.Second)
 	for {
-		cmd := exec.CommandContext(ctx, client, "info", "--format", "{{.ServerVersion}}")
+		cmd := exec.CommandContext(ctx, "docker", "info", "--format", "{{.ServerVersion}}")
 		cmd.Env = d.env
 		out, err := cmd.CombinedOutput()
 		if err == nil {
 			return nil
 		}
 		select {
-		case err := <-d.ended:
-			d.ended <- err
-			return fmt.Errorf("it ended: %w", err)
+		case <-d.ended:
+			return fmt.Errorf("it ended: %s", d.daemon.ProcessState)
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-time.After(200 * time.Millisecond):
@@ -200,6 +239,18 @@ func (d *docker) ready(ctx context.Context, client string) error {
 func (d *docker) Name() string { return "docker" }
 
 func (d *docker) Run(ctx context.Context, c Container) (Result, error) {
+	starts := d.starts.Load()
+	r, err := d.run(ctx, c)
+	if r.Code != 125 {
+		return r, err
+	}
+	if aerr := d.again(ctx); aerr != nil || d.starts.Load() == starts {
+		return r, errors.Join(err, aerr)
+	}
+	return d.run(ctx, c)
+}
+
+func (d *docker) run(ctx context.Context, c Container) (Result, error) {
 	name := fmt.Sprintf("drydock-test-%d", d.count.Add(1))
 	args := []string{"run", "--rm", "--name", name, "--network", "none"}
 	if c.HostNetwork {
@@ -241,6 +292,8 @@ func (d *docker) Run(ctx context.Context, c Container) (Result, error) {
 		_ = remove.Run()
 	}
 	if err == nil && r.Code == 125 { // docker-run(1): the daemon's own error
+		d.mu.Lock()
+		defer d.mu.Unlock()
 		err = fmt.Errorf("docker run: %s\n%s", r.Stderr, d.state())
 	}
 	return r, err
@@ -250,11 +303,10 @@ func (d *docker) Run(ctx context.Context, c Container) (Result, error) {
 func (d *docker) state() string {
 	said, _ := os.ReadFile(d.log)
 	select {
-	case err := <-d.ended:
-		d.ended <- err
-		return fmt.Sprintf("the daemon ended: %v; it said last: %s", err, tail(string(said)))
+	case <-d.ended:
+		return fmt.Sprintf("docker's daemon ended: %s; it said last: %s", d.daemon.ProcessState, tail(string(said)))
 	default:
-		return "the daemon runs; it said last: " + tail(string(said))
+		return "docker's daemon runs; it said last: " + tail(string(said))
 	}
 }
 
@@ -267,10 +319,10 @@ func (d *docker) Close() error {
 		_ = syscall.Kill(pid, syscall.SIGTERM)
 	}
 	select {
-	case <-d.ended: //nolint:errcheck // how it ended says nothing
+	case <-d.ended:
 	case <-time.After(15 * time.Second):
 		_ = d.daemon.Process.Kill()
-		<-d.ended //nolint:errcheck // likewise
+		<-d.ended
 	}
 	return nil
 }
