@@ -105,7 +105,7 @@ func madeProcFiles(hostname string) map[string]string {
 	return map[string]string{
 		"cmdline": "\n", "mounts": mounts, "swaps": "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n",
 		"self/cgroup": "0::/\n", "self/status": "", "self/stat": "", "self/statm": "", "self/maps": "", "self/cmdline": "",
-		"self/environ": "", "self/comm": "", "self/limits": "", "self/exe": "",
+		"self/environ": "", "self/comm": "", "self/limits": "",
 		"sys/kernel/hostname": hostname + "\n", "sys/kernel/domainname": "(none)\n", "self/mounts": mounts,
 		"self/mountinfo": "1 0 0:1 / / rw,relatime - drydock drydock rw\n2 1 0:2 / /proc rw,nosuid,nodev,noexec,relatime - proc proc rw\n",
 	}
@@ -139,6 +139,9 @@ func makeProc(dir, hostname string, steady map[string]string) error {
 				return err
 			}
 		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "self/exe"), []byte(again().executable()), 0o555); err != nil {
+		return err
 	}
 	fds := filepath.Join(dir, "self/fd")
 	if err := os.Mkdir(fds, 0o555); err != nil {

@@ -29,6 +29,14 @@ func probeMain(args []string) int {
 		_, _ = io.Copy(os.Stdout, os.Stdin)
 	case "id":
 		fmt.Println(os.Getuid(), os.Getgid())
+	case "again":
+		return probeAgain(rest)
+	case "where":
+		return probeWhere(rest)
+	case "together":
+		return probeTogether()
+	case "removed":
+		return probeRemoved()
 	case "script":
 		return probeScript(rest[0])
 	case "net":

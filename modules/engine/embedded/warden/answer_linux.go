@@ -29,6 +29,8 @@ func (w *Warden) handler(call int) func(*notify.Request) notify.Response {
 		return w.readlinkat
 	case unix.SYS_CLONE:
 		return w.start
+	case unix.SYS_EXECVE:
+		return w.execve
 	case unix.SYS_SOCKET:
 		return w.socket
 	case unix.SYS_CONNECT:

@@ -330,6 +330,9 @@ func (w *Warden) linkOf(a asked) (string, unix.Errno) {
 		return target, 0
 	}
 	in, ok := w.inside(target)
+	if ok && in == ownProgram {
+		in, ok = w.selves.take(a.pid)
+	}
 	if !ok {
 		return "", unix.ENOENT
 	}

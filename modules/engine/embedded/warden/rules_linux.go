@@ -135,7 +135,7 @@ func processRules() []jail.Rule {
 	for _, call := range []string{"sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr"} {
 		rules = append(rules, jail.Rule{Call: call, If: when(isNot(0, 0)), Action: jail.Notify})
 	}
-	rules = append(rules, notified("clone", "fork", "vfork", "uname",
+	rules = append(rules, notified("clone", "fork", "vfork", "execve", "uname",
 		"setuid", "setgid", "setreuid", "setregid", "setresuid", "setresgid", "setfsuid", "setfsgid")...)
 	rules = append(rules, refused(unix.EPERM, "ptrace", "process_vm_readv", "process_vm_writev", "process_madvise",
 		"process_mrelease", "kcmp", "pidfd_getfd", "userfaultfd", "bpf", "perf_event_open", "add_key", "request_key",

@@ -39,6 +39,7 @@ type Warden struct {
 	told    told
 	fixed   fixed
 	execs   execs
+	selves  selves
 	starts  chan startOrder // to the confined thread
 }
 
