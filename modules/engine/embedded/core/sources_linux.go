@@ -42,9 +42,9 @@ func isWeb(identifier string) bool {
 }
 
 // fetchThroughGateway replaces the worker's source of files behind addresses,
-// which would reach out by itself.
-func fetchThroughGateway(w *base.Worker) error {
-	source, err := websource.NewSource(websource.Opt{CacheAccessor: w.CacheMgr, Transport: executor.FetchTransport{}})
+// which would reach out by itself, and bounds what one brings.
+func fetchThroughGateway(w *base.Worker, room func(context.Context) executor.Room) error {
+	source, err := websource.NewSource(websource.Opt{CacheAccessor: w.CacheMgr, Transport: executor.FetchTransport{Room: room}})
 	if err != nil {
 		return err
 	}

@@ -28,6 +28,8 @@ import (
 	"github.com/moby/sys/user"
 	fscopy "github.com/tonistiigi/fsutil/copy"
 	"golang.org/x/sys/unix"
+
+	"drydock/modules/artifact"
 )
 
 // maxWindow bounds, in bytes, what one archive's decompression holds: xz -9
@@ -37,8 +39,9 @@ const maxWindow = 256 << 20
 // mostPasswd bounds the files names are looked up in, in bytes; BuildKit's.
 const mostPasswd = 10 << 20
 
-// solve does the operation with BuildKit's solver of file operations.
-func (o *unpackOp) solve(ctx context.Context, jc solver.JobContext, inputs []solver.Result) ([]solver.Result, error) {
+// solve does the operation with BuildKit's solver of file operations; its
+// archives become no more than left.
+func (o *unpackOp) solve(ctx context.Context, jc solver.JobContext, inputs []solver.Result, left *room) ([]solver.Result, error) {
 	refs := make([]fileoptypes.Ref, 0, len(inputs))
 	for _, in := range inputs {
 		ref, ok := in.Sys().(*worker.WorkerRef)
@@ -52,7 +55,7 @@ func (o *unpackOp) solve(ctx context.Context, jc solver.JobContext, inputs []sol
 		return nil, err
 	}
 	w := o.worker.Worker
-	files := ops.NewFileOpSolver(w, &unpacker{Backend: backend}, file.NewRefManager(w.CacheMgr, o.name))
+	files := ops.NewFileOpSolver(w, &unpacker{Backend: backend, left: left}, file.NewRefManager(w.CacheMgr, o.name))
 	outs, err := files.Solve(ctx, refs, o.op.Actions, jc.Session())
 	if err != nil {
 		return nil, err
@@ -69,7 +72,10 @@ func (o *unpackOp) solve(ctx context.Context, jc solver.JobContext, inputs []sol
 }
 
 // unpacker is BuildKit's backend but for the unpacking of archives.
-type unpacker struct{ *file.Backend }
+type unpacker struct {
+	*file.Backend
+	left *room
+}
 
 var _ fileoptypes.Backend = (*unpacker)(nil)
 
@@ -124,7 +130,13 @@ func (u *unpacker) unpack(ctx context.Context, from snapshot.Mountable, dest, us
 			return err
 		}
 		return mounted(to, func(root string) error {
-			if err := unarchive(ctx, plain, root, action, who); err != nil {
+			err := unarchive(ctx, plain, root, action, who, u.left)
+			var said *artifact.Error
+			if errors.As(err, &said) {
+				said.Place = name
+				return said
+			}
+			if err != nil {
 				return fmt.Errorf("unpacking %s: %w", name, err)
 			}
 			return nil
@@ -135,7 +147,7 @@ func (u *unpacker) unpack(ctx context.Context, from snapshot.Mountable, dest, us
 
 // unarchive unpacks plain into the folder of root that an action names, and
 // into nothing else.
-func unarchive(ctx context.Context, plain io.Reader, root string, action *pb.FileActionCopy, who *fscopy.User) error {
+func unarchive(ctx context.Context, plain io.Reader, root string, action *pb.FileActionCopy, who *fscopy.User, left *room) error {
 	dest, err := paths.RootPath(root, filepath.Join("/", action.Dest))
 	if err != nil {
 		return err
@@ -152,7 +164,7 @@ func unarchive(ctx context.Context, plain io.Reader, root string, action *pb.Fil
 	if _, err := fscopy.MkdirAll(dest, 0o755, made, stamp(action.Timestamp)); err != nil {
 		return fmt.Errorf("making %s: %w", action.Dest, unwrapped(err))
 	}
-	return unarchiveIn(ctx, plain, dest, who)
+	return unarchiveIn(ctx, plain, dest, who, left)
 }
 
 // openArchive opens a file that is a tar archive, compressed or not, as plain

@@ -19,8 +19,8 @@ import (
 // that does it: no link of the archive or of the tree below leads out of it. It
 // takes CAP_SYS_CHROOT and neither a namespace nor unshare(2), which the
 // default profile of containers refuses even for one thread's root. nil owner:
-// as the archive says.
-func unarchiveIn(ctx context.Context, plain io.Reader, dir string, owner *fscopy.User) error {
+// as the archive says. left bounds what it becomes.
+func unarchiveIn(ctx context.Context, plain io.Reader, dir string, owner *fscopy.User, left *room) error {
 	args := []string{"drydock", argUnarchive, dir}
 	if owner != nil {
 		args = append(args, strconv.Itoa(owner.UID), strconv.Itoa(owner.GID))
@@ -37,7 +37,7 @@ func unarchiveIn(ctx context.Context, plain io.Reader, dir string, owner *fscopy
 	// it ends with its input, and that with the engine; killed, it might still
 	// be seen in the folder when that is unmounted
 	defer context.AfterFunc(ctx, func() { in.Close() })()
-	_, cerr := io.Copy(in, plain)
+	cerr := pour(in, plain, left)
 	in.Close()
 	err = cmd.Wait()
 	switch text := strings.TrimSpace(said.String()); {

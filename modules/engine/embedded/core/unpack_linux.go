@@ -4,13 +4,11 @@ import (
 	"archive/tar"
 	"context"
 	"errors"
-	"fmt"
 	"io"
+	"sync"
 
-	"github.com/moby/buildkit/snapshot"
 	"github.com/moby/buildkit/solver"
 	"github.com/moby/buildkit/solver/pb"
-	"github.com/moby/buildkit/worker"
 
 	"drydock/modules/artifact"
 	"drydock/modules/engine/embedded/executor"
@@ -22,8 +20,8 @@ const perEntry = 4096
 
 // unpackOp is a COPY or ADD that may unpack archives. BuildKit unpacks without a
 // bound, with programs of the host's for some compressions, and in a mount
-// namespace, which an ordinary container refuses; here it is asked before what
-// an archive becomes, and the unpacking is our own (unarchive_linux.go).
+// namespace, which an ordinary container refuses; here what comes out of an
+// archive is counted, and the unpacking is our own (unarchive_linux.go).
 type unpackOp struct {
 	solver.Op // its cache key is BuildKit's
 	op        *pb.FileOp
@@ -45,90 +43,68 @@ func unpacks(op *pb.FileOp) bool {
 
 // Exec refuses archives that become more than a step may write.
 func (o *unpackOp) Exec(ctx context.Context, jc solver.JobContext, inputs []solver.Result) ([]solver.Result, error) {
-	room := o.worker.exec.Room(ctx)
-	for _, a := range o.op.Actions {
-		c := a.GetCopy()
-		if c == nil || !c.AttemptUnpackDockerCompatibility {
-			continue
-		}
-		n := int(a.SecondaryInput)
-		if n < 0 || n >= len(inputs) {
-			continue // made by an action before this one: of no archive from outside
-		}
-		ref, ok := inputs[n].Sys().(*worker.WorkerRef)
-		if !ok || ref.ImmutableRef == nil {
-			continue
-		}
-		m, err := ref.ImmutableRef.Mount(ctx, true, jc.Session())
-		if err != nil {
-			return nil, err
-		}
-		if room, err = weigh(ctx, m, c, room); err != nil {
-			return nil, err
-		}
-	}
-	return o.solve(ctx, jc, inputs)
+	return o.solve(ctx, jc, inputs, &room{Room: o.worker.exec.Room(ctx)})
 }
 
-// weigh measures the archives an action names and returns what room is left.
-func weigh(ctx context.Context, m snapshot.Mountable, c *pb.FileActionCopy, room executor.Room) (executor.Room, error) {
-	names, err := namesOf(m, c)
-	if err != nil {
-		return room, nil //nolint:nilerr // the operation itself says so
-	}
-	return room, mounted(m, func(root string) error {
-		for _, name := range names {
-			n, err := measure(ctx, root, name, room.Bytes)
-			if err != nil {
-				return err
-			}
-			if n > room.Bytes {
-				return &artifact.Error{
-					Kind: artifact.KindUsage, Op: "unpacking", Place: name, Message: room.Exceeded("unpacked it is larger than"),
-					Remedy: "unpack it in a RUN, what is needed of it, or raise the limit",
-				}
-			}
-			room.Bytes -= n
-		}
-		return nil
-	})
+// room is what the archives of one operation may still become.
+type room struct {
+	mu sync.Mutex
+	executor.Room
 }
 
-// measure is what an archive becomes, in bytes of disk; it stops at most. What
-// is no archive is 0.
-func measure(ctx context.Context, root, name string, most int64) (int64, error) {
-	plain, err := openArchive(root, name)
-	if err != nil || plain == nil {
-		return 0, nil //nolint:nilerr // the operation itself says so; what is none is copied as it is
+// take takes n bytes, and fails when there are none left.
+func (r *room) take(n int64) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if n < 0 || n > r.Bytes {
+		r.Bytes = 0
+		return &artifact.Error{
+			Kind: artifact.KindUsage, Op: "unpacking", Message: r.Exceeded("unpacked it is larger than"),
+			Remedy: "unpack it in a RUN, what is needed of it, or raise the limit",
+		}
 	}
-	defer plain.Close()
-	entries := tar.NewReader(&boundedReader{ctx: ctx, r: plain})
-	sum := int64(0)
-	for sum <= most {
+	r.Bytes -= n
+	return nil
+}
+
+// pour writes plain, a tar, to who unpacks it, as far as there is room: an entry
+// is counted before anything of what it holds is passed on. Where plain is no
+// tar, the rest goes on uncounted, and who unpacks it says so and reads no more.
+func pour(to io.Writer, plain io.Reader, left *room) error {
+	passed := &passing{to: to}
+	entries := tar.NewReader(io.TeeReader(plain, passed))
+	for {
 		h, err := entries.Next()
-		if errors.Is(err, io.EOF) || err != nil && ctx.Err() == nil {
-			return sum, nil // one that is damaged is found so when it is unpacked
+		if passed.err != nil {
+			return passed.err
 		}
 		if err != nil {
-			return sum, fmt.Errorf("reading the archive: %w", context.Cause(ctx))
+			if errors.Is(err, io.EOF) || errors.Is(err, tar.ErrHeader) {
+				break
+			}
+			return err
 		}
-		if h.Size > most { // the sum of such may be less than nothing
-			return most + 1, nil
+		if err := left.take(h.Size); err != nil {
+			return err
 		}
-		sum += h.Size + perEntry
+		if err := left.take(perEntry); err != nil {
+			return err
+		}
 	}
-	return sum, nil
+	_, err := io.Copy(to, plain)
+	return err
 }
 
-// boundedReader ends with its context.
-type boundedReader struct {
-	ctx context.Context //nolint:containedctx // a reader has no argument for it
-	r   io.Reader
+// passing tells an error of writing from one of reading.
+type passing struct {
+	to  io.Writer
+	err error
 }
 
-func (b *boundedReader) Read(p []byte) (int, error) {
-	if err := b.ctx.Err(); err != nil {
-		return 0, err
+func (p *passing) Write(b []byte) (int, error) {
+	n, err := p.to.Write(b)
+	if err != nil {
+		p.err = err
 	}
-	return b.r.Read(p)
+	return n, err
 }

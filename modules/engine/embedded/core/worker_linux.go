@@ -163,7 +163,7 @@ func newWorker(ctx context.Context, o Options, open *stack) (*boundWorker, error
 			return nil, fmt.Errorf("starting the worker: %w", err)
 		}
 	}
-	if err := fetchThroughGateway(w); err != nil {
+	if err := fetchThroughGateway(w, exec.Room); err != nil {
 		exec.Close()
 		return nil, fmt.Errorf("starting the worker: %w", err)
 	}

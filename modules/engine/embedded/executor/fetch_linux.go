@@ -25,13 +25,16 @@ func WithFetch(ctx context.Context, v Vertex) context.Context {
 // FetchTransport sends a build's own requests (ADD of a URL) through the
 // mirror gateway of the context, as a step's are: nothing but the mirrors
 // answers, and what was fetched is a material of the step.
-type FetchTransport struct{}
+type FetchTransport struct {
+	// Room is what one fetch under a context may bring; nil is no bound.
+	Room func(context.Context) Room
+}
 
 var _ http.RoundTripper = FetchTransport{}
 
 // RoundTrip asks the gateway as a proxy is asked, also for https addresses: it
 // speaks to the mirror in the mirror's own scheme.
-func (FetchTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+func (t FetchTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	ctx := r.Context()
 	v, _ := ctx.Value(fetchKey{}).(Vertex)
 	g := &link{socket: gatewayFrom(ctx), vertex: v}
@@ -73,6 +76,14 @@ func (FetchTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	f.body = resp.Body
 	resp.Body = f
+	if t.Room != nil {
+		f.room, f.place = t.Room(ctx), r.URL.Redacted()
+		f.bounded = true
+		if resp.ContentLength > f.room.Bytes {
+			f.Close()
+			return nil, f.exceeded()
+		}
+	}
 	return resp, nil
 }
 
@@ -83,13 +94,26 @@ type fetch struct {
 	stop          func() bool
 	whole         bool
 	once          sync.Once
+	bounded       bool
+	room          Room   // is left, if bounded
+	place         string // the address
 }
 
 // Read notes whether the body was read to its end.
 func (f *fetch) Read(p []byte) (int, error) {
 	n, err := f.body.Read(p)
+	if f.room.Bytes -= int64(n); f.bounded && f.room.Bytes < 0 {
+		return 0, f.exceeded()
+	}
 	f.whole = f.whole || errors.Is(err, io.EOF)
 	return n, err
+}
+
+func (f *fetch) exceeded() error {
+	return &artifact.Error{
+		Kind: artifact.KindUsage, Op: "fetching", Place: f.place, Message: f.room.Exceeded("it is larger than"),
+		Remedy: "fetch what is needed of it in a RUN, or raise the limit",
+	}
 }
 
 // Close has the gateway write down what was fetched.
