@@ -380,6 +380,8 @@ func fetching(e *artifact.Error, img *catalog.Image) error {
 			e.Kind, e.Remedy = artifact.KindUsage, "take it from a mirror, or make it part of the build context"
 		case strings.Contains(text, "digest mismatch"):
 			e.Kind, e.Remedy = artifact.KindUsage, "compare the file with what its publisher says, then mend the checksum at that line"
+		case strings.Contains(text, ": none is configured ("):
+			e.Kind, e.Remedy = artifact.KindUsage, "name the mirror, or take the file from one there is"
 		case strings.Contains(text, ": limit disk: "):
 			e.Kind, e.Remedy = artifact.KindUsage, "fetch what is needed of it in a RUN, or raise the limit"
 		}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -76,6 +77,9 @@ func (t FetchTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	f.body = resp.Body
 	resp.Body = f
+	if r.Method == http.MethodGet && resp.StatusCode >= http.StatusBadRequest {
+		return nil, unserved(r, resp)
+	}
 	if t.Room != nil {
 		f.room, f.place = t.Room(ctx), r.URL.Redacted()
 		f.bounded = true
@@ -85,6 +89,28 @@ func (t FetchTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 	}
 	return resp, nil
+}
+
+// mostSaid bounds what an answer that is no file may say, in bytes.
+const mostSaid = 4 << 10
+
+// unserved is an answer that is no file as an error. The source that asked would
+// take it for one that has another checksum, or say its number alone.
+func unserved(r *http.Request, resp *http.Response) error {
+	defer resp.Body.Close()
+	said, _ := io.ReadAll(io.LimitReader(resp.Body, mostSaid)) // its status is enough
+	reason, remedies, _ := strings.Cut(strings.TrimSpace(string(said)), "\n")
+	reason, ours := strings.CutPrefix(reason, "drydock: ")
+	if !ours { // a mirror's own words may be a page of HTML
+		reason, remedies = "the mirror answered "+resp.Status, ""
+	}
+	if remedies != "" {
+		reason += " (" + strings.ReplaceAll(remedies, "\n", "; ") + ")"
+	}
+	return &artifact.Error{
+		Kind: artifact.KindFault, Op: "fetching", Place: r.URL.Redacted(), Message: reason,
+		Remedy: "mend the address, or see that a mirror serves it",
+	}
 }
 
 // fetch is one request's connection to the gateway, as the body that is read.
