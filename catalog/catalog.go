@@ -177,6 +177,10 @@ type Mirrors struct {
 	// Files may be fetched one by one: those whose checksum stands here or in a
 	// lock.
 	Files []Files `yaml:"files,omitempty"`
+	// StandsFor are places that lockfiles and sources name whatever the mirror
+	// is, as host/path/, and what answers for each: npm, go, go/sumdb/NAME,
+	// pypi/simple, pypi/files, debian or debian-security.
+	StandsFor map[string]string `yaml:"standsFor,omitempty"`
 
 	Suite string `yaml:"suite,omitempty"`
 	// Snapshot is the address of a Debian mirror that keeps snapshots, with

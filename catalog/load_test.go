@@ -227,6 +227,8 @@ func TestWrongMirrorsAndStages(t *testing.T) {
 		{"git mirror", "mirrors.yaml", "go: https://go.test/", "git:\n  x.test: y.test", "cat/mirrors.yaml:4", "not an http or https URL"},
 		{"file prefix", "mirrors.yaml", "go: https://go.test/", "files:\n- prefix: https://x.test/a", "cat/mirrors.yaml:4", "not a prefix"},
 		{"file checksum", "mirrors.yaml", "go: https://go.test/", "files:\n- prefix: https://x.test/\n  sha256: {a: b}", "cat/mirrors.yaml:5", "not a sha256"},
+		{"stand-in's place", "mirrors.yaml", "go: https://go.test/", "standsFor:\n  https://x.test/: npm", "cat/mirrors.yaml:4", "not a place"},
+		{"stand-in's mirror", "mirrors.yaml", "go: https://go.test/", "standsFor:\n  x.test/: apk", "cat/mirrors.yaml:4", "no mirror that could answer"},
 		{"snapshot", "mirrors.yaml", "go: https://go.test/", "snapshot: https://x.test/{archive}", "cat/mirrors.yaml:3", "where the time goes"},
 		{"mapping", "mirrors.yaml", "https://go.test/", "{url: x}", "cat/mirrors.yaml:3", "auto, a URL or a list"},
 		{"stage twice", "stages.yaml", "name: staging", "name: quarantine", "cat/stages.yaml:5", "twice"},

@@ -43,6 +43,7 @@ func (l *loader) loadMirrors() {
 	}
 	l.checkGit(s, m.Git)
 	l.checkFiles(s, m.Files)
+	l.checkStandIns(s, m.StandsFor)
 	if problem := checkSnapshot(m.Snapshot); m.Snapshot != "" && problem != "" {
 		l.fail(s.at("snapshot"), "%s: %s", userinfo.ReplaceAllString(m.Snapshot, "//…@"), problem).Remedy = "write the address of a Debian mirror that keeps snapshots, as http://snapshot.example/archive/{archive}/{timestamp}"
 	}
@@ -70,6 +71,23 @@ func (l *loader) checkGit(s source, git map[string]URLs) {
 			l.fail(s.at("git", host), "%q is not a host", host).Remedy = "write the host Dockerfiles name, or host/path, without a scheme"
 		}
 		l.checkURLs(s.at("git", host), git[host])
+	}
+}
+
+var (
+	standInPlace  = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]*[a-z0-9])?(/[A-Za-z0-9._~-]+)*/$`)
+	standInAnswer = regexp.MustCompile(`^(npm|go|go/sumdb/[a-z0-9.-]+|pypi/simple|pypi/files|debian|debian-security)$`)
+)
+
+// checkStandIns checks the places that mirrors answer for.
+func (l *loader) checkStandIns(s source, places map[string]string) {
+	for _, place := range slices.Sorted(maps.Keys(places)) {
+		if !standInPlace.MatchString(place) {
+			l.fail(s.at("standsFor", place), "%q is not a place", userinfo.ReplaceAllString(place, "//…@")).Remedy = "write host/ or host/path/ as lockfiles name it, without a scheme, in lower case, with a slash at its end"
+		}
+		if !standInAnswer.MatchString(places[place]) {
+			l.fail(s.at("standsFor", place), "%q is no mirror that could answer", places[place]).Remedy = "write npm, go, go/sumdb/NAME, pypi/simple, pypi/files, debian or debian-security"
+		}
 	}
 }
 

@@ -67,3 +67,31 @@ func TestFiles(t *testing.T) {
 		}
 	}
 }
+
+// TestOneFileTwoNames fetches one file of a mirror by two of its names: both are
+// materials, or a lock would refuse one of them.
+func TestOneFileTwoNames(t *testing.T) {
+	w := newWorld(t)
+	w.files.set("/copies/tool", []byte("tool"))
+	sums := map[string]string{"tool": hexsum([]byte("tool"))}
+	g, sock := testGateway(t, w.discover(Config{Files: []FileMirror{
+		{Prefix: "https://one.test/", URLs: []string{w.url + "/copies"}, SHA256: sums}, {Prefix: "https://two.test/", URLs: []string{w.url + "/copies"}, SHA256: sums},
+	}}), t.TempDir())
+	control := greet(t, sock, m{"kind": "step", "step": step1, "name": "RUN curl"})
+	for _, host := range []string{"one.test", "two.test", "one.test"} {
+		if resp, body := get(t, stepClient(t, sock, step1, true), "http://"+host+"/tool"); body != "tool" {
+			t.Fatalf("%s: %s %q", host, resp.Status, body)
+		}
+	}
+	ended(t, control)
+	greetBuild(t, sock, "b", step1)
+	f := g.Fetched("b")
+	if len(f.Materials) != 2 || f.Materials[0].Path != "one.test/tool" || f.Materials[1].Path != "two.test/tool" || f.Materials[0].URL != f.Materials[1].URL {
+		t.Fatalf("%+v", f.Materials)
+	}
+	for _, m := range f.Materials {
+		if s := f.StepsOf(m); len(s) != 1 || s[0] != "RUN 11" {
+			t.Errorf("%s: fetched by %q", m.Path, s)
+		}
+	}
+}

@@ -111,6 +111,7 @@ type hello struct {
 	Step  string `json:"step"`
 	Name  string `json:"name"`
 	Build string `json:"build"`
+	Fetch bool   `json:"fetch"` // the step is an ADD of an address
 	Steps []struct {
 		Step   string `json:"step"`
 		Name   string `json:"name"`
@@ -336,7 +337,7 @@ type refusal struct {
 }
 
 // remedyMirrorOnly is what to do about a refusal of RuleMirrorOnly.
-const remedyMirrorOnly = "take it from a mirror (" + gatewayURL + "/debian/ /go/ /npm/ /oci/), list it under files: or git: in mirrors.yaml, or make it part of the build context"
+const remedyMirrorOnly = "take it from a mirror (" + gatewayURL + "/debian/ /go/ /npm/ /oci/ /pypi/), list it under files: or git: in mirrors.yaml, or make it part of the build context"
 
 // refused tells the step's executor, and the log, what was refused.
 func (g *Gateway) refused(step string, r refusal) {
@@ -347,7 +348,11 @@ func (g *Gateway) refused(step string, r refusal) {
 // control serves a step's control connection: refusals go out on it, and its
 // end is the step's.
 func (g *Gateway) control(c net.Conn, r *bufio.Reader, h hello) {
-	end := g.steps.begin(h.Step, h.Name, c)
+	lock := lockOf(h.Name)
+	if h.Fetch {
+		lock = fetchLock
+	}
+	end := g.steps.beginUnder(h.Step, h.Name, lock, c)
 	ok := false
 	for {
 		line, err := readLine(r, helloLimit)

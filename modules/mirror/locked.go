@@ -3,6 +3,7 @@ package mirror
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -150,6 +151,9 @@ func (b *lockBook) of(ctx context.Context, steps *stepBook, step string) *lockSe
 	key := steps.lockOf(ctx, step)
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if key == fetchLock {
+		return b.ofFetch()
+	}
 	if s := b.locks[key]; s != nil {
 		return s
 	}
@@ -157,6 +161,40 @@ func (b *lockBook) of(ctx context.Context, steps *stepBook, step string) *lockSe
 		return &lockSet{file: "no lock", remedy: "drydock mirror lock"}
 	}
 	return nil
+}
+
+// fetchLock is the key of steps that are an ADD of an address: those have no
+// mounts, so that nothing says whose lock they are under.
+const fetchLock = "+fetch"
+
+// ofFetch is what holds such a step: where nothing else may be fetched, what all
+// locks say, without the files of which they say different things; where a lock
+// is made, that one; else nothing. The lock is held.
+func (b *lockBook) ofFetch() *lockSet {
+	names := slices.Sorted(maps.Keys(b.locks))
+	for _, key := range names {
+		if s := b.locks[key]; s.grows {
+			return s
+		}
+	}
+	if !b.strict {
+		return nil
+	}
+	all := &lockSet{file: "any lock", remedy: "drydock mirror lock", pins: map[string]lockfile.Material{}, absent: map[string]bool{}, meta: map[string]*madeMeta{}}
+	twice := map[string]bool{}
+	for i, key := range names {
+		s := b.locks[key]
+		if all.file, all.remedy = s.file, s.remedy; i > 0 {
+			all.file = "the locks of these images"
+		}
+		for k, m := range s.pins {
+			old, ok := all.pins[k]
+			twice[k] = twice[k] || ok && old.Digest != m.Digest
+			all.pins[k] = m
+		}
+	}
+	maps.DeleteFunc(all.pins, func(k string, _ lockfile.Material) bool { return twice[k] })
+	return all
 }
 
 // held is of, without waiting: not ok when it is not known yet which lock the

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -393,5 +394,64 @@ func TestMadeIndex(t *testing.T) {
 	}
 	if r := nextRefusal(t, told); r.Rule != RuleServed {
 		t.Errorf("%+v", r)
+	}
+}
+
+// TestLockedFetch: an ADD of an address has no mounts to say whose lock it is
+// under; it is held to what all of them say.
+func TestLockedFetch(t *testing.T) {
+	w := standard(t)
+	g, sock := testGateway(t, w.discover(Config{}), t.TempDir())
+	one := lockOfHello(w)
+	two := &lockfile.Lock{Materials: []lockfile.Material{one.Materials[0]}}
+	_, old := get(t, stepClient(t, sock, step1, true), gatewayAt+releasePath) // into the content store
+	w.publish(suite{root: "/debian", name: "bookworm", packages: helloStanza("2.10-9")})
+	w.age()
+	g.Strict()
+	add := func(step string) *http.Client {
+		greet(t, sock, m{"kind": "step", "step": step, "name": "[1/2] ADD http://example.test/x /x", "fetch": true})
+		return stepClient(t, sock, step, true)
+	}
+	if resp, body := get(t, add(stepID("2")), gatewayAt+releasePath); resp.Header.Get("X-Drydock-Rule") != RuleLocked || strings.Contains(body, "not in no lock") {
+		t.Errorf("without any lock: %s %q", resp.Status, body)
+	}
+	g.Enforce("1", one, "locks/one.json", "drydock mirror lock --image one")
+	if resp, body := get(t, add(stepID("3")), gatewayAt+releasePath); resp.StatusCode != http.StatusOK || body != old {
+		t.Errorf("as locked: %s", resp.Status)
+	}
+	resp, body := get(t, add(stepID("4")), gatewayAt+"/debian/debian-security/dists/bookworm-security/InRelease")
+	if resp.Header.Get("X-Drydock-Rule") != RuleLocked || !strings.Contains(body, "locks/one.json") {
+		t.Errorf("not in the lock: %s %q", resp.Status, body)
+	}
+	g.Enforce("2", two, "locks/two.json", "drydock mirror lock --image two")
+	if resp, _ := get(t, add(stepID("5")), gatewayAt+releasePath); resp.StatusCode != http.StatusOK {
+		t.Errorf("two locks that agree: %s", resp.Status)
+	}
+	two.Materials[0].Digest = digest([]byte("another"))
+	g.Enforce("2", two, "locks/two.json", "drydock mirror lock --image two")
+	if resp, _ := get(t, add(stepID("6")), gatewayAt+releasePath); resp.Header.Get("X-Drydock-Rule") != RuleLocked {
+		t.Errorf("two locks that do not agree: %s", resp.Status)
+	}
+	// a RUN cannot say that it is one
+	run := greet(t, sock, m{"kind": "step", "step": stepID("7"), "name": "RUN id=drydock-lock-+fetch"})
+	defer run.Close()
+	if resp, _ := get(t, stepClient(t, sock, stepID("7"), true), gatewayAt+"/debian"+helloPath); resp.Header.Get("X-Drydock-Rule") != RuleLocked {
+		t.Errorf("a RUN under no lock: %s", resp.Status)
+	}
+}
+
+// TestFetchIsLocked: while a lock is made, ADD may fetch what nobody has a
+// checksum of, as RUN may.
+func TestFetchIsLocked(t *testing.T) {
+	w := newWorld(t)
+	w.files.set("/copies/tool", []byte("tool"))
+	g, sock := testGateway(t, w.discover(Config{Files: []FileMirror{{Prefix: "https://one.test/", URLs: []string{w.url + "/copies"}}}}), t.TempDir())
+	for i, want := range []int{http.StatusForbidden, http.StatusOK} {
+		step := stepID(strconv.Itoa(i + 2))
+		greet(t, sock, m{"kind": "step", "step": step, "name": "ADD https://one.test/tool /", "fetch": true})
+		if resp, body := get(t, stepClient(t, sock, step, true), "http://one.test/tool"); resp.StatusCode != want {
+			t.Errorf("%s %q", resp.Status, body)
+		}
+		g.Observe("new-1")
 	}
 }

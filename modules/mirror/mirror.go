@@ -65,6 +65,8 @@ type Config struct {
 	Files []FileMirror // files by checksum
 	Git   []GitMirror  // hosts whose repositories may be fetched from; others are refused
 
+	StandsFor []StandIn // places that mirrors answer for; of one host longer prefixes first
+
 	Suite   string // Debian suite wanted; "" is the suites found (explicit URLs: stable)
 	Trust   string // PEM file added to the system's certificate pool; "" is none
 	Keyring string // OpenPGP keyring in place of the Debian archive keyring found; "" finds it

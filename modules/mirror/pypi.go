@@ -311,7 +311,7 @@ func (p *pypiPage) render(project string, h http.Header) ([]byte, string, error)
 		if sum, _ := hashes["sha256"].(string); sum == "" {
 			f.Metadata = nil // it could not be verified: clients then read the file itself
 		}
-		f.OldMetadata, f.Uploaded = f.Metadata, nil
+		f.OldMetadata, f.Uploaded = nil, nil // pip 22.3 to 23.0 ends with an error on the former name in JSON (PEP 714)
 		if f.Hashes == nil {
 			f.Hashes = map[string]string{}
 		}

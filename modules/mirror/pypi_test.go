@@ -69,6 +69,9 @@ func TestPyPI(t *testing.T) {
 			if f.URL != "http://mirror.drydock.internal/pypi/files/some-thing/some_thing-1.0-py3-none-any.whl" || f.RequiresPython != ">=3.8" || f.Hashes["sha256"] != hexsum([]byte(wheel)) {
 				t.Errorf("%+v", f)
 			}
+			if f.Metadata == nil || f.OldMetadata != nil { // Debian 12's pip cannot read the latter
+				t.Errorf("core-metadata %v, dist-info-metadata %v", f.Metadata, f.OldMetadata)
+			}
 			if got.Files[1].Yanked != "broken" {
 				t.Errorf("yanked %v", got.Files[1].Yanked)
 			}

@@ -129,7 +129,7 @@ func (g *Gateway) route(ctx context.Context, u *url.URL) (route, bool) {
 			return route{eco.name, rel}, true
 		}
 	}
-	return route{}, false
+	return g.standInRoute(ctx, u)
 }
 
 // ecosystemRoute recognises an ecosystem's own addresses.

@@ -64,9 +64,14 @@ func newStepBook(cacheDir string) *stepBook {
 
 // begin notes that a step runs; the function returned notes how it ended.
 func (b *stepBook) begin(step, name string, control net.Conn) (end func(ok bool) error) {
+	return b.beginUnder(step, name, lockOf(name), control)
+}
+
+// beginUnder is begin with the key of the step's lock.
+func (b *stepBook) beginUnder(step, name, lock string, control net.Conn) (end func(ok bool) error) {
 	b.mu.Lock()
 	s := b.running(step)
-	s.name, s.lock = plainName(name), lockOf(name)
+	s.name, s.lock = plainName(name), lock
 	if s.runs++; s.runs == 1 {
 		close(s.begun)
 	}
@@ -154,8 +159,9 @@ func (b *stepBook) fetchedAs(step, key string, m artifact.Material) {
 	}
 }
 
-// materialKey tells materials apart.
-func materialKey(m artifact.Material) string { return m.URL + " " + string(m.Digest) }
+// materialKey tells materials apart: one file of a mirror may be known to
+// Dockerfiles by several names, each of which a lock needs.
+func materialKey(m artifact.Material) string { return m.URL + " " + string(m.Digest) + " " + m.Path }
 
 // refuse tells the executors of a step what was refused.
 func (b *stepBook) refuse(step string, r refusal) {
@@ -221,17 +227,21 @@ func (b *stepBook) inherit(step, made string) error {
 // there.
 type Fetched struct {
 	Materials []artifact.Material
-	Steps     map[string][]string // by material's URL and digest, as "URL digest": the steps that fetched it
 	Absent    []lockfile.Absent
 	Contacts  []Contact // hosts that are no mirrors; none unless egress was observed
 	Complete  bool      // the build and every step of it is known
 	Lockable  bool      // so are the paths of all of it
+
+	steps map[string][]string // by materialKey
 }
+
+// StepsOf names the steps that fetched one of the materials.
+func (f Fetched) StepsOf(m artifact.Material) []string { return f.steps[materialKey(m)] }
 
 func (b *stepBook) of(build string) Fetched {
 	b.mu.Lock()
 	steps := map[string]string{}
-	out := Fetched{Complete: b.builds[build] != nil, Steps: map[string][]string{}}
+	out := Fetched{Complete: b.builds[build] != nil, steps: map[string][]string{}}
 	for k, v := range b.builds[build] {
 		steps[k] = v
 	}
@@ -255,12 +265,12 @@ func (b *stepBook) of(build string) Fetched {
 			if name != "" {
 				m.Step = name
 			}
-			k := m.URL + " " + string(m.Digest)
+			k := materialKey(m)
 			if old, ok := all[k]; !ok || m.Step < old.Step {
 				all[k] = m
 			}
-			if !contains(out.Steps[k], m.Step) {
-				out.Steps[k] = append(out.Steps[k], m.Step)
+			if !contains(out.steps[k], m.Step) {
+				out.steps[k] = append(out.steps[k], m.Step)
 			}
 		}
 	}
@@ -324,7 +334,7 @@ func sorted(all map[string]artifact.Material) []artifact.Material {
 		if out[i].URL != out[j].URL {
 			return out[i].URL < out[j].URL
 		}
-		return out[i].Digest < out[j].Digest
+		return materialKey(out[i]) < materialKey(out[j])
 	})
 	return out
 }

@@ -214,7 +214,7 @@ func (g *Gateway) lists(ctx context.Context, host string) bool {
 	same := func(base *url.URL) bool {
 		return base != nil && strings.EqualFold(base.Hostname(), u.Hostname()) && portOf(base) == portOf(u)
 	}
-	if strings.EqualFold(host, GatewayHost) {
+	if strings.EqualFold(host, GatewayHost) || g.isStoodInFor(ctx, host) {
 		return true
 	}
 	for _, a := range g.set.archives {

@@ -126,7 +126,7 @@ func TestGatewayTLS(t *testing.T) {
 			t.Errorf("%+v", m)
 		}
 	}
-	if n := len(g.steps.steps[step1].materials); n != 3 { // two of files: what several names lead to is one of the mirror's
+	if n := len(g.steps.steps[step1].materials); n != 5 { // of files tool.gz by each of its three names, and large.gz
 		t.Errorf("%d materials", n)
 	}
 }

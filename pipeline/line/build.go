@@ -286,6 +286,8 @@ func (l *Line) named(err error, img *catalog.Image, under *underLock) error {
 	case lockRefusal(e, text, under):
 	case strings.Contains(text, "by rule egress/"):
 		e.Kind, e.Remedy = artifact.KindUsage, "take it from a mirror, or make it part of the build context"
+	case strings.Contains(text, "by rule "+mirror.RuleChecksum):
+		e.Kind, e.Remedy = artifact.KindUsage, "add its sha256 under files: in mirrors.yaml, or make a lock with drydock mirror lock and build with --locked"
 	case ran: // the step itself failed, which may pass: a mirror that was busy
 		e.Remedy = "see the step's output; run again if a mirror was at fault, else mend the Dockerfile at that line"
 	default:

@@ -210,8 +210,12 @@ func (l *Line) openMirrors() (*mirror.Set, error) {
 	for _, f := range m.Files {
 		files = append(files, mirror.FileMirror{Prefix: f.Prefix, URLs: f.From, SHA256: f.SHA256})
 	}
+	var standsFor []mirror.StandIn
+	for _, place := range slices.Backward(slices.Sorted(maps.Keys(m.StandsFor))) { // of one host the longer first
+		standsFor = append(standsFor, mirror.StandIn{Prefix: place, Path: m.StandsFor[place]})
+	}
 	set, err := mirror.Discover(l.ctx, mirror.Config{
-		Debian: setting(m.Debian), Go: setting(m.Go), Npm: setting(m.Npm), OCI: setting(m.OCI), PyPI: setting(m.PyPI), Git: git, Files: files,
+		Debian: setting(m.Debian), Go: setting(m.Go), Npm: setting(m.Npm), OCI: setting(m.OCI), PyPI: setting(m.PyPI), Git: git, Files: files, StandsFor: standsFor,
 		Suite: m.Suite, Trust: l.trust(), Place: m.Place, Offline: l.cfg.Offline,
 		At: l.cfg.At, Snapshot: m.Snapshot, NoStale: l.cfg.NoStale,
 	}, mirror.Host{Environ: l.cfg.Environ}, l.cfg.Cache)

@@ -298,7 +298,7 @@ func joinFetched(files map[string]lockfile.Material, f mirror.Fetched) bool {
 		if !have {
 			one = lockfile.Material{Ecosystem: m.Ecosystem, Path: m.Path, Digest: m.Digest, Size: m.Size, PURL: m.PURL}
 		}
-		for _, s := range f.Steps[m.URL+" "+string(m.Digest)] {
+		for _, s := range f.StepsOf(m) {
 			if s = stepLabel(s); !slices.Contains(one.Steps, s) {
 				one.Steps = append(one.Steps, s)
 			}

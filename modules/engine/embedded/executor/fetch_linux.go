@@ -46,7 +46,7 @@ func (t FetchTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 			Remedy:  "put the file into the build context",
 		}
 	}
-	control, err := g.dial(hello{Kind: "step", Step: v.Digest, Name: v.Name})
+	control, err := g.dial(hello{Kind: "step", Step: v.Digest, Name: v.Name, Fetch: true})
 	if err != nil {
 		return nil, &gatewayFault{err}
 	}

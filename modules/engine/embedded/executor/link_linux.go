@@ -55,6 +55,7 @@ type hello struct {
 	Proto string `json:"proto,omitempty"`
 	Step  string `json:"step"`
 	Name  string `json:"name,omitempty"`
+	Fetch bool   `json:"fetch,omitempty"` // an ADD of an address, which no mount tells of
 }
 
 // refusal is what the gateway says when a step wanted what it may not have.

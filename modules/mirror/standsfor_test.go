@@ -1,0 +1,75 @@
+package mirror
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+)
+
+// TestStandsFor asks the places that lockfiles name: the mirrors answer where
+// there are any, by the paths that locks have.
+func TestStandsFor(t *testing.T) {
+	stands := []StandIn{
+		{"registry.test/", "npm"}, {"yarn.test/", "npm"}, {"index.test/simple/", "pypi/simple"}, {"wheels.test/packages/", "pypi/files"},
+		{"modules.test/", "go"}, {"archive.test/debian/", "debian"},
+	}
+	w := standard(t)
+	simpleIndex(w, pageHTML, "html")
+	w.files.set("/npm/left/-/left-1.0.0.tgz", []byte("a tarball"))
+	w.files.set("/npm/left", []byte(`{"name":"left","versions":{"1.0.0":{"version":"1.0.0","dist":{"tarball":"http://elsewhere.test/x.tgz"}}}}`))
+	w.files.set("/go/example.test/m/@v/list", []byte("v1.0.0\n"))
+	g, sock := testGateway(t, w.discover(Config{
+		PyPI: Setting{URLs: []string{w.url + "/simple/"}}, Npm: Setting{URLs: []string{w.url + "/npm/"}}, Go: Setting{URLs: []string{w.url + "/go"}},
+		StandsFor: stands,
+	}), t.TempDir())
+	secure := secureClient(t, sock, step1, true, false)
+	plain := stepClient(t, sock, step1, true)
+	for url, want := range map[string]string{
+		"://registry.test/left/-/left-1.0.0.tgz":                                      "a tarball",
+		"://yarn.test/left/-/left-1.0.0.tgz":                                          "a tarball",
+		"://modules.test/example.test/m/@v/list":                                      "v1.0.0\n",
+		"://index.test/simple/some-thing/":                                            "some_thing-1.0-py3-none-any.whl",
+		"://wheels.test/packages/ab/cd/0123/some_thing-1.0-py3-none-any.whl":          wheel,
+		"://wheels.test/packages/ab/cd/0123/some_thing-1.0-py3-none-any.whl.metadata": wheelMeta,
+		"://archive.test" + helloPath:                                                 helloDeb,
+	} {
+		for scheme, c := range map[string]*http.Client{"http": plain, "https": secure} {
+			if resp, body := get(t, c, scheme+url); resp.StatusCode != http.StatusOK || !strings.Contains(body, want) {
+				t.Errorf("%s%s: %s %q", scheme, url, resp.Status, body)
+			}
+		}
+	}
+	for _, url := range []string{
+		"http://registry.test:8080/left/-/left-1.0.0.tgz", "http://index.test/pypi/some-thing/json", "http://other.registry.test/left",
+		"http://archive.test/debian-backports/x", "http://registry.test.evil.test/left",
+	} {
+		if resp, _ := get(t, plain, url); resp.StatusCode != http.StatusForbidden || resp.Header.Get("X-Drydock-Rule") != RuleMirrorOnly {
+			t.Errorf("%s: %s", url, resp.Status)
+		}
+	}
+	for url, base := range map[string]string{
+		"https://yarn.test/left": "https://yarn.test/", "http://registry.test/left": "http://registry.test/",
+		gatewayURL + "/npm/left": gatewayURL + "/npm/", w.url + "/npm/left": w.url + "/npm/",
+	} {
+		c := plain
+		if strings.HasPrefix(url, "https:") {
+			c = secure
+		}
+		if resp, body := get(t, c, url); !strings.Contains(body, `"tarball":"`+base+`left/-/left-1.0.0.tgz"`) {
+			t.Errorf("%s: %s, tarballs elsewhere than in that registry: %q", url, resp.Status, body)
+		}
+	}
+	paths := map[string]bool{}
+	for _, m := range g.steps.steps[step1].materials {
+		paths[m.Ecosystem+" "+m.Path] = true
+	}
+	for _, p := range []string{"npm left/-/left-1.0.0.tgz", "pypi files/some-thing/some_thing-1.0-py3-none-any.whl", "debian " + strings.TrimPrefix(helloPath, "/")} {
+		if !paths[p] {
+			t.Errorf("%q is no material: %v", p, paths)
+		}
+	}
+	_, sock = testGateway(t, newWorld(t).discover(Config{StandsFor: stands}), t.TempDir())
+	if resp, _ := get(t, stepClient(t, sock, step1, true), "http://yarn.test/left"); resp.StatusCode != http.StatusForbidden {
+		t.Errorf("without a mirror: %s", resp.Status)
+	}
+}
