@@ -115,6 +115,9 @@ func TestHealthcheckConfig(t *testing.T) {
 		if d, err := h.Interval(ctx); err != nil || d != "5s" {
 			t.Errorf("interval %q, %v", d, err)
 		}
+		if d, err := h.Timeout(ctx); err != nil || d != "0s" {
+			t.Errorf("a time that was not given: %q, %v", d, err)
+		}
 		if _, err := c.Container().WithDockerHealthcheck([]string{"x"}, dagger.ContainerWithDockerHealthcheckOpts{Interval: "soon"}).Sync(ctx); err == nil {
 			t.Error("an interval that is none")
 		}

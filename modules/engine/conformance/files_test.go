@@ -101,7 +101,7 @@ func TestDigests(t *testing.T) {
 			t.Error("other contents, the same digest")
 		}
 		f, err := c.File("x", "text").Digest(ctx, dagger.FileDigestOpts{ExcludeMetadata: true})
-		if err != nil || f != "sha256:982d9e3eb996f559e633f4d194def3761d909f5a3b647d1a851fead67c32c9d1" {
+		if err != nil || f != "sha256:aa10070a4e571b204bbdf6de20978f0f0c7710516dfd9b2721975b6ffcc693dc" {
 			t.Errorf("digest of a file's contents: %s, %v", f, err)
 		}
 	})
@@ -188,7 +188,7 @@ func check(t *testing.T, path, want string) {
 func TestHost(t *testing.T) {
 	each(t, func(t *testing.T, c *dagger.Client) {
 		ctx, dir := within(t), t.TempDir()
-		for name, text := range map[string]string{"a.go": "a", "b.md": "b", ".gitignore": "*.md\n", "sub/c.go": "c", "sub/d.md": "d"} {
+		for name, text := range map[string]string{"a.go": "a", "b.md": "b", ".gitignore": "*.md\n", "sub/c.go": "c", "sub/d.md": "d", ".git/HEAD": ""} {
 			if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
 				t.Fatal(err)
 			}
@@ -199,10 +199,10 @@ func TestHost(t *testing.T) {
 			opts dagger.HostDirectoryOpts
 			want []string
 		}{
-			{"all", dagger.HostDirectoryOpts{}, []string{".gitignore", "a.go", "b.md", "sub/", "sub/c.go", "sub/d.md"}},
-			{"exclude", dagger.HostDirectoryOpts{Exclude: []string{"sub", "*.md"}}, []string{".gitignore", "a.go"}},
+			{"all", dagger.HostDirectoryOpts{}, []string{".git/", ".git/HEAD", ".gitignore", "a.go", "b.md", "sub/", "sub/c.go", "sub/d.md"}},
+			{"exclude", dagger.HostDirectoryOpts{Exclude: []string{"sub", "*.md", ".git"}}, []string{".gitignore", "a.go"}},
 			{"include", dagger.HostDirectoryOpts{Include: []string{"**/*.go"}}, []string{"a.go", "sub/", "sub/c.go"}},
-			{"gitignore", dagger.HostDirectoryOpts{Gitignore: true}, []string{".gitignore", "a.go", "sub/", "sub/c.go"}},
+			{"gitignore", dagger.HostDirectoryOpts{Gitignore: true}, []string{".git/", ".git/HEAD", ".gitignore", "a.go", "sub/", "sub/c.go"}},
 		} {
 			got, err := c.Host().Directory(dir, tc.opts).Glob(ctx, "**")
 			slices.Sort(got)

@@ -100,7 +100,7 @@ func (g *link) openContained(a *addresses) error {
 	for _, l := range a.listeners {
 		g.listening = append(g.listening, l)
 	}
-	go g.accept(a.listeners[80], func(c net.Conn) { g.splice(c.(closeWriter), "http") })
+	go g.accept(a.listeners[80], func(c net.Conn) { g.request(c.(closeWriter)) })
 	go g.accept(a.listeners[443], func(c net.Conn) { g.splice(c.(closeWriter), "tls") })
 	go g.accept(a.listeners[53], func(c net.Conn) { g.serveNames(c) })
 	go g.accept(a.listeners[hiddenPort], g.sniff)
@@ -124,7 +124,7 @@ func (g *link) sniff(c net.Conn) {
 	case b[0] < 2: // the length of a query of less than 512 bytes
 		g.serveNames(begun)
 	default:
-		g.splice(begun, "http")
+		g.request(begun)
 	}
 }
 

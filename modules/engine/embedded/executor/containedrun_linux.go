@@ -51,7 +51,7 @@ func (s *step) executeContained(ctx context.Context) error {
 	})
 	defer stopKill()
 
-	g := &link{vertex: s.vertex, socket: s.socket, stderr: stderr, kill: kill}
+	g := &link{vertex: s.vertex, socket: s.socket, stderr: stderr, kill: kill, hosts: s.network.Hosts}
 	if s.spec.Contained.Gateway != "" {
 		if err := g.openContained(s.addresses); err != nil {
 			kill()

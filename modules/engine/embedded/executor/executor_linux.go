@@ -160,7 +160,7 @@ func (e *Executor) run(ctx context.Context, v Vertex, id string, root bkexec.Mou
 		}
 	}
 	defer markStarted()
-	network := networkOf(ctx)
+	network := e.networkOf(ctx)
 	v = network.vertex(v)
 	if id == "" {
 		id = identity.NewID()

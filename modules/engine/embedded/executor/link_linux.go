@@ -37,9 +37,14 @@ func gatewayEnv(n Network) []string {
 		direct += "," + strings.Join(h.Names, ",")
 	}
 	base := "http://" + initproc.GatewayHost
+	port := ":80"
+	if n.servesHTTP() {
+		base += fmt.Sprintf(":%d", initproc.MovedPort(80))
+		port = ""
+	}
 	env := make([]string, 0, 20)
 	for _, k := range []string{"http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"} {
-		env = append(env, k+"="+base+":80")
+		env = append(env, k+"="+base+port)
 	}
 	return append(env, "no_proxy="+direct, "NO_PROXY="+direct,
 		"GOPROXY="+base+"/go", "npm_config_registry="+base+"/npm/",
@@ -86,6 +91,7 @@ type link struct {
 	socket string
 	stderr io.Writer
 	kill   func()
+	hosts  []Host // the step's own
 
 	address   netip.Addr // the gateway's, as the step sees it
 	control   *net.UnixConn
@@ -138,7 +144,13 @@ func (g *link) open(files []*os.File) error {
 			return fmt.Errorf("taking the step's listener: %w", err)
 		}
 		g.listening = append(g.listening, l)
-		go g.accept(l, func(c net.Conn) { g.splice(c.(closeWriter), proto) })
+		go g.accept(l, func(c net.Conn) {
+			if proto == "http" {
+				g.request(c.(closeWriter))
+				return
+			}
+			g.splice(c.(closeWriter), proto)
+		})
 	}
 	p, err := net.FilePacketConn(files[2])
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -34,6 +35,7 @@ type Host struct {
 type Network struct {
 	Hosts     []Host
 	Reachable bool   // Executor.Dial connects to the step
+	Serves    []Port // ports the step answers on; the gateway leaves them to it
 	Vertex    Vertex // who the step is to the gateway, when it is no step of a build
 }
 
@@ -45,6 +47,9 @@ func (n Network) vertex(own Vertex) Vertex {
 	return own
 }
 
+// servesHTTP says whether the step itself has the port of the gateway's proxy.
+func (n Network) servesHTTP() bool { return slices.Contains(n.Serves, Port{Number: 80}) }
+
 type networkKey struct{}
 
 // WithNetwork gives the step that is run with the context a network. It goes
@@ -53,8 +58,11 @@ func WithNetwork(ctx context.Context, n Network) context.Context {
 	return context.WithValue(ctx, networkKey{}, n)
 }
 
-func networkOf(ctx context.Context) Network {
+func (e *Executor) networkOf(ctx context.Context) Network {
 	n, _ := ctx.Value(networkKey{}).(Network)
+	if e.container != nil {
+		n.Serves = nil // what a contained step listens on is its own address
+	}
 	return n
 }
 
@@ -67,6 +75,7 @@ func (s *step) join(n Network) error {
 	if s.e.container != nil {
 		return nil // its addresses are not known yet
 	}
+	s.serves(n)
 	if n.Reachable {
 		s.spec.Addresses = append(s.spec.Addresses, initproc.OwnIP, initproc.PeerIP)
 	}

@@ -160,7 +160,7 @@ func (s *step) execute(ctx context.Context) error {
 	stopKill := context.AfterFunc(ctx, kill)
 	defer stopKill()
 
-	g := &link{vertex: s.vertex, socket: s.socket, stderr: stderr, kill: kill}
+	g := &link{vertex: s.vertex, socket: s.socket, stderr: stderr, kill: kill, hosts: s.network.Hosts}
 	board := &switchboard{stderr: stderr}
 	defer board.close()
 	s.control = sock

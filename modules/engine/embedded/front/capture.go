@@ -24,12 +24,14 @@ import (
 	"github.com/moby/buildkit/solver/pb"
 )
 
-// Two mounts of a step are not for the process but for us: what it wrote goes
-// into the first, what it reads comes from the second. As mounts they are
-// part of what the engine caches.
+// Some mounts of a step are not for the process but for us: what it wrote goes
+// into the first, what it reads comes from the second, and the others are
+// secrets that may be in its files, to be taken out of its output. As mounts
+// they are part of what the engine caches.
 const (
 	metaDir   = "/.drydock-meta"
 	stdinPath = "/.drydock-stdin"
+	builtDir  = "/.drydock-built/"
 )
 
 // The files in the meta mount.
@@ -80,16 +82,28 @@ func (c *capture) Run(ctx context.Context, id string, root executor.Mount, mount
 			}
 			p.Stdin = in
 		default:
-			rest = append(rest, m)
+			if !strings.HasPrefix(m.Dest, builtDir) {
+				rest = append(rest, m)
+			}
 		}
 	}
 	p.Stdout = run.tee(p.Stdout, run.stdout, metaStdout)
 	p.Stderr = run.tee(p.Stderr, run.stderr, metaStderr)
 	rec, err = c.Executor.Run(ctx, id, root, rest, p, started)
+	err = ended(ctx, err)
 	if ferr := errors.Join(flushed(p.Stdout), flushed(p.Stderr)); ferr != nil && err == nil {
 		err = ferr
 	}
 	return rec, c.finish(run, p, err)
+}
+
+// ended is why a process failed: because a service of its did, if that came first.
+func ended(ctx context.Context, err error) error {
+	var f *fault
+	if err != nil && errors.As(context.Cause(ctx), &f) {
+		return f
+	}
+	return err
 }
 
 // serve runs a process that is a service. What it prints goes to the events.
@@ -98,12 +112,13 @@ func (c *capture) serve(ctx context.Context, id string, root executor.Mount, mou
 	hide := newRedactor(svc.server.secrets.byIDs(ids))
 	events := svc.server.hub.feed("")
 	events.serviceBegan(svc)
-	p.Stdout = hide.redact(&serviceLog{events, svc, 1})
-	p.Stderr = hide.redact(&serviceLog{events, svc, 2})
+	run := &captured{stdout: newTail(), stderr: newTail(), hide: hide}
+	p.Stdout = run.tee(&serviceLog{events, svc, 1}, run.stdout, metaStdout)
+	p.Stderr = run.tee(&serviceLog{events, svc, 2}, run.stderr, metaStderr)
 	rec, err := c.Executor.Run(ctx, id, root, mounts, p, started)
 	_, _ = flushed(p.Stdout), flushed(p.Stderr) // neither can fail
 	events.serviceEnded(svc)
-	return rec, err
+	return rec, c.finish(run, p, ended(ctx, err))
 }
 
 // finish decides whether the exit code was a wanted one, notes it, and puts a
@@ -262,14 +277,15 @@ func (w *teeWriter) Close() error {
 	return w.to.Close()
 }
 
-// tailSize is how much of each stream the error of a failed step carries.
-const tailSize = 32 << 10
+// tailSize is how much of each stream the error of a failed step carries: as
+// much as Dagger's does.
+const tailSize = 100 << 10
 
 // tail keeps the last bytes written to it.
 type tail struct {
 	mu  sync.Mutex
 	buf []byte
-	cut bool
+	all int // how much was written
 }
 
 func newTail() *tail { return &tail{} }
@@ -278,8 +294,9 @@ func (t *tail) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.buf = append(t.buf, p...)
+	t.all += len(p)
 	if len(t.buf) > 2*tailSize {
-		t.buf, t.cut = append([]byte(nil), t.buf[len(t.buf)-tailSize:]...), true
+		t.buf = append([]byte(nil), t.buf[len(t.buf)-tailSize:]...)
 	}
 	return len(p), nil
 }
@@ -287,13 +304,11 @@ func (t *tail) Write(p []byte) (int, error) {
 func (t *tail) String() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.buf) > tailSize {
-		t.buf, t.cut = t.buf[len(t.buf)-tailSize:], true
+	if t.all <= tailSize {
+		return string(t.buf)
 	}
-	if t.cut {
-		return "[…]" + string(t.buf)
-	}
-	return string(t.buf)
+	note := fmt.Sprintf("[omitting %d bytes]...", t.all-tailSize)
+	return note + string(t.buf[len(t.buf)-tailSize+len(note):])
 }
 
 // failure is what a failed step left.

@@ -28,6 +28,7 @@ type container struct {
 	image       dockerspec.DockerOCIImage // configuration; history and rootfs as the base had them
 	mounts      []mountPoint
 	secretEnv   []secretVariable
+	built       []*secret // of the build that made it, which may be in its files
 	annotations map[string]string
 	ports       []port // exposed by calls, in their order
 	bindings    []binding
@@ -52,6 +53,7 @@ func (c *container) clone() *container {
 	d.imageRef = ""
 	d.mounts = slices.Clone(c.mounts)
 	d.secretEnv = slices.Clone(c.secretEnv)
+	d.built = slices.Clone(c.built)
 	d.ports = slices.Clone(c.ports)
 	d.bindings = slices.Clone(c.bindings)
 	d.logins = slices.Clone(c.logins)

@@ -4,6 +4,7 @@ package front
 
 import (
 	"context"
+	"slices"
 
 	"github.com/moby/buildkit/client/llb"
 )
@@ -49,7 +50,7 @@ func containerFileFields() map[string]field {
 		"withFile":      on("path:s! source:o! permissions:i owner:s expand:b", containerWithFile),
 		"withFiles":     on("path:s! sources:O! permissions:i owner:s expand:b", containerWithFiles),
 		"withNewFile":   on("path:s! contents:s! permissions:i owner:s expand:b", containerWithNewFile),
-		"withSymlink": on("target:s! linkName:s! expand:b", func(_ context.Context, k *call, c *container) (any, error) {
+		"withSymlink": on("target:s! linkName:s! expand:b", func(ctx context.Context, k *call, c *container) (any, error) {
 			p, err := c.at(k, "linkName")
 			if err != nil {
 				return nil, err
@@ -59,6 +60,9 @@ func containerFileFields() map[string]field {
 				return nil, err
 			}
 			return c.change(p, func(st llb.State, at string) (llb.State, error) {
+				if err := k.mustBeFree(ctx, &directory{state: st, path: "/", platform: c.platform}, at, target); err != nil {
+					return st, err
+				}
 				return parents(st, at).File(llb.Symlink(target, at), llb.WithCustomName("link "+p)), nil
 			})
 		}),
@@ -150,8 +154,11 @@ func containerWithout(_ context.Context, k *call, c *container) (any, error) {
 	return c.remove(p)
 }
 
+// remove removes what is at a path, mounts that are just there included.
 func (c *container) remove(p string) (*container, error) {
-	return c.change(p, func(st llb.State, at string) (llb.State, error) {
+	d := c.clone()
+	d.mounts = slices.DeleteFunc(d.mounts, func(m mountPoint) bool { return m.target == p })
+	return d.change(p, func(st llb.State, at string) (llb.State, error) {
 		if st.Output() == nil {
 			return st, nil
 		}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/moby/buildkit/client/llb"
 )
@@ -75,7 +76,8 @@ func (c *container) mount(k *call, m mountPoint) (any, error) {
 	}
 	d := c.clone()
 	m.target = p
-	d.mounts = append(slices.DeleteFunc(d.mounts, func(o mountPoint) bool { return o.target == p }), m)
+	// what is mounted below is hidden by the new one, as mount(8) would
+	d.mounts = append(slices.DeleteFunc(d.mounts, func(o mountPoint) bool { return o.target == p || strings.HasPrefix(o.target, p+"/") }), m)
 	return d, nil
 }
 
@@ -90,7 +92,7 @@ func withMountedDirectory(ctx context.Context, k *call, c *container) (any, erro
 	}
 	source := directory{state: src.state, path: src.path}
 	if who != nil {
-		source = directory{state: copyDir(llb.Scratch(), "/", src, put{owner: who}), path: "/"}
+		source = *src.owned(who)
 	}
 	return c.mount(k, mountPoint{source: source, readonly: k.flag("readOnly")})
 }
@@ -148,11 +150,9 @@ func withMountedCache(ctx context.Context, k *call, c *container) (any, error) {
 	if src == nil {
 		src = &directory{state: llb.Scratch(), path: "/"}
 	}
+	m.source = directory{state: src.state, path: src.path}
 	if m.owner != nil {
-		m.source.state = copyDir(llb.Scratch().File(llb.Mkdir("/cache", 0o755, *m.owner.opt())), "/cache", src, put{owner: m.owner})
-		m.source.path = "/cache"
-	} else {
-		m.source = directory{state: src.state, path: src.path}
+		m.source = *src.owned(m.owner)
 	}
 	return c.mount(k, m)
 }

@@ -158,7 +158,7 @@ func healthRecord(h *dockerspec.HealthcheckConfig) object {
 		"interval": h.Interval, "timeout": h.Timeout, "startPeriod": h.StartPeriod, "startInterval": h.StartInterval,
 	} {
 		a[name] = ""
-		if d > 0 {
+		if d >= 0 {
 			a[name] = d.String()
 		}
 	}

@@ -48,7 +48,7 @@ func (d *directory) rooted() llb.State {
 	if d.path == "/" || d.state.Output() == nil {
 		return d.state
 	}
-	return llb.Scratch().File(llb.Copy(d.state, d.path, "/", &llb.CopyInfo{CopyDirContentsOnly: true}),
+	return llb.Scratch().File(llb.Copy(d.state, d.path, "/", &llb.CopyInfo{CopyDirContentsOnly: true, FollowSymlinks: true}),
 		llb.WithCustomName("copy "+d.path))
 }
 
@@ -96,7 +96,23 @@ func copyDir(st llb.State, dest string, src *directory, o put) llb.State {
 	if src.state.Output() == nil {
 		return st
 	}
-	return st.File(llb.Copy(src.state, src.path, dest, o.info(true)), llb.WithCustomName("copy to "+dest))
+	info := o.info(true)
+	info.FollowSymlinks = src.path != "/" // of the directory itself
+	return st.File(llb.Copy(src.state, src.path, dest, info), llb.WithCustomName("copy to "+dest))
+}
+
+// owned is a copy of the directory that belongs to somebody, itself included.
+func (d *directory) owned(who *owner) *directory {
+	const at = "/dir"
+	out := &directory{path: at, platform: d.platform}
+	if d.state.Output() == nil {
+		out.state = llb.Scratch().File(llb.Mkdir(at, 0o755, *who.opt()), llb.WithCustomName("mkdir "+at))
+		return out
+	}
+	info := put{owner: who}.info(false)
+	info.FollowSymlinks = true
+	out.state = llb.Scratch().File(llb.Copy(d.state, d.path, at, info), llb.WithCustomName("chown "+d.path))
+	return out
 }
 
 // copyFileTo puts a file at an absolute path of st.
@@ -143,13 +159,19 @@ func directoryFields() map[string]field {
 				mode = os.FileMode(*p)
 			}
 			p := d.within(c.str("path"))
+			if clean := path.Clean(c.str("path")); clean == ".." || strings.HasPrefix(clean, "../") {
+				return nil, usage("cannot create directory outside parent: "+clean, "")
+			}
 			if p == "/" {
 				return d.at(d.state), nil
 			}
 			return d.at(parents(d.state, p).File(llb.Mkdir(p, mode, llb.WithParents(true)), llb.WithCustomName("mkdir "+p))), nil
 		}),
-		"withSymlink": on("target:s! linkName:s!", func(_ context.Context, c *call, d *directory) (any, error) {
+		"withSymlink": on("target:s! linkName:s!", func(ctx context.Context, c *call, d *directory) (any, error) {
 			p := d.within(c.str("linkName"))
+			if err := c.mustBeFree(ctx, d, p, c.str("target")); err != nil {
+				return nil, err
+			}
 			return d.at(parents(d.state, p).File(llb.Symlink(c.str("target"), p), llb.WithCustomName("link "+p))), nil
 		}),
 		"withoutDirectory": on("path:s!", func(_ context.Context, c *call, d *directory) (any, error) {
@@ -166,10 +188,14 @@ func directoryFields() map[string]field {
 			return &directory{state: copyDir(llb.Scratch(), "/", d, put{at: &at}), path: "/", platform: d.platform}, nil
 		}),
 		"filter": on("include:l exclude:l gitignore:b", func(ctx context.Context, c *call, d *directory) (any, error) {
-			if c.flag("gitignore") {
-				return nil, notHere("argument \"gitignore\" of Directory.filter")
-			}
 			o := put{include: c.strs("include"), exclude: c.strs("exclude")}
+			if c.flag("gitignore") {
+				ignored, err := c.gitIgnores(ctx, d)
+				if err != nil {
+					return nil, err
+				}
+				o.exclude = append(o.exclude, ignored...)
+			}
 			return &directory{state: copyDir(llb.Scratch(), "/", d, o), path: "/", platform: d.platform}, nil
 		}),
 		"chown":       on("path:s! owner:s!", chownDirectory),
@@ -187,15 +213,20 @@ func withDirectory(ctx context.Context, c *call, d *directory) (any, error) {
 
 // directoryToPut reads the arguments of the fields called withDirectory.
 func (c *call) directoryToPut(ctx context.Context, root *directory) (*directory, put, error) {
-	if c.flag("gitignore") {
-		return nil, put{}, notHere(fmt.Sprintf("argument \"gitignore\" of %s.%s", c.typ, c.field))
-	}
 	src, err := objectArg[*directory](ctx, c, "source")
 	if err != nil {
 		return nil, put{}, err
 	}
-	who, err := c.owner(ctx, root, c.str("owner"))
-	return src, put{include: c.strs("include"), exclude: c.strs("exclude"), owner: who, mode: permissions(c)}, err
+	o := put{include: c.strs("include"), exclude: c.strs("exclude"), mode: permissions(c)}
+	if c.flag("gitignore") {
+		ignored, err := c.gitIgnores(ctx, src)
+		if err != nil {
+			return nil, put{}, err
+		}
+		o.exclude = append(o.exclude, ignored...)
+	}
+	o.owner, err = c.owner(ctx, root, c.str("owner"))
+	return src, o, err
 }
 
 func withFile(ctx context.Context, c *call, d *directory) (any, error) {

@@ -3,12 +3,9 @@
 package front
 
 import (
-	"archive/tar"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -35,7 +32,13 @@ func directoryReadFields() map[string]field {
 			return c.exists(ctx, d, d.within(c.str("path")))
 		}),
 		"digest": on("", func(ctx context.Context, c *call, d *directory) (any, error) { return c.treeDigest(ctx, d) }),
-		"name":   on("", func(_ context.Context, _ *call, d *directory) (any, error) { return path.Base(d.path), nil }),
+		"name": on("", func(ctx context.Context, c *call, d *directory) (any, error) {
+			if d.path == "/" {
+				return "/", nil
+			}
+			err := c.mustBeDirectory(ctx, d)
+			return path.Base(d.path) + "/", err
+		}),
 		"sync": on("", func(ctx context.Context, c *call, d *directory) (any, error) {
 			if err := c.mustBeDirectory(ctx, d); err != nil {
 				return nil, err
@@ -172,19 +175,24 @@ func (c *call) look(ctx context.Context, ref gateway.Reference, at string) (*fst
 		return nil, fs.ErrNotExist
 	}
 	if at != "/" && (c.flag("doNotFollowSymlinks") || c.str("expectedType") == "SYMLINK_TYPE") {
-		list, err := ref.ReadDir(ctx, gateway.ReadDirRequest{Path: path.Dir(at)})
-		if err != nil {
-			return nil, absent(err)
-		}
-		for _, st := range list {
-			if path.Base(st.Path) == path.Base(at) {
-				return st, nil
-			}
-		}
-		return nil, fs.ErrNotExist
+		return lstat(ctx, ref, at)
 	}
 	st, err := ref.StatFile(ctx, gateway.StatRequest{Path: at})
 	return st, absent(err)
+}
+
+// lstat does not follow a link at the path itself.
+func lstat(ctx context.Context, ref gateway.Reference, at string) (*fstypes.Stat, error) {
+	list, err := ref.ReadDir(ctx, gateway.ReadDirRequest{Path: path.Dir(at)})
+	if err != nil {
+		return nil, absent(err)
+	}
+	for _, st := range list {
+		if path.Base(st.Path) == path.Base(at) {
+			return st, nil
+		}
+	}
+	return nil, fs.ErrNotExist
 }
 
 // absent makes every way of saying "not there" fs.ErrNotExist.
@@ -219,51 +227,6 @@ func (s *Server) exportTree(ctx context.Context, d *directory, e client.ExportEn
 		res.SetRef(ref)
 		return res, nil
 	})
-}
-
-// treeDigest hashes names, modes, owners, links and contents; not times.
-func (s *Server) treeDigest(ctx context.Context, d *directory) (string, error) {
-	if err := s.mustBeDirectory(ctx, d); err != nil {
-		return "", err
-	}
-	sum := sha256.New()
-	if d.state.Output() == nil {
-		return fmt.Sprintf("sha256:%x", sum.Sum(nil)), nil
-	}
-	read, write := io.Pipe()
-	done := make(chan error, 1)
-	go func() {
-		err := hashTar(sum, read)
-		_ = read.CloseWithError(err)
-		done <- err
-	}()
-	err := s.exportTree(ctx, d, client.ExportEntry{
-		Type:   client.ExporterTar,
-		Output: func(map[string]string) (io.WriteCloser, error) { return write, nil },
-	})
-	_ = write.CloseWithError(err)
-	if err := errors.Join(err, <-done); err != nil {
-		return "", err
-	}
-	return fmt.Sprintf("sha256:%x", sum.Sum(nil)), nil
-}
-
-func hashTar(w io.Writer, r io.Reader) error {
-	t := tar.NewReader(r)
-	for {
-		h, err := t.Next()
-		if err == io.EOF {
-			_, err = io.Copy(io.Discard, r)
-			return err
-		}
-		if err != nil {
-			return err
-		}
-		fmt.Fprintf(w, "%q %c %o %d:%d %q %d ", h.Name, h.Typeflag, h.Mode, h.Uid, h.Gid, h.Linkname, h.Size)
-		if _, err := io.Copy(w, t); err != nil {
-			return err
-		}
-	}
 }
 
 // hostPath makes the path argument absolute, so that an id with it means the

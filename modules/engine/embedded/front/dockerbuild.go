@@ -76,7 +76,8 @@ func dockerBuild(ctx context.Context, k *call, d *directory) (any, error) {
 		return nil, fmt.Errorf("reading the built image's configuration: %w", err)
 	}
 	c.fs = b.state
-	return c, nil
+	c.built, err = objectArgs[*secret](ctx, k, "secrets")
+	return c, err
 }
 
 func (c *call) dockerRequest(ctx context.Context, d *directory) (*dockerRequest, error) {

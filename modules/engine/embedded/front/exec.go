@@ -71,7 +71,11 @@ func withExec(_ context.Context, k *call, c *container) (any, error) {
 	meta := run.GetMount(metaDir)
 	d.last = &meta
 	for _, r := range []struct{ arg, name string }{{"redirectStdout", metaStdout}, {"redirectStderr", metaStderr}} {
-		if d, err = d.redirect(k.str(r.arg), r.name); err != nil {
+		to, err := c.expand(k, k.str(r.arg))
+		if err != nil {
+			return nil, err
+		}
+		if d, err = d.redirect(to, r.name); err != nil {
 			return nil, err
 		}
 	}
@@ -152,6 +156,10 @@ func (c *container) runOptions(k *call, args []string) ([]llb.RunOption, error) 
 	for _, s := range c.secretEnv {
 		opts = append(opts, llb.AddSecretWithDest(s.secret.id, nil, llb.SecretAsEnvName(s.name)))
 	}
+	for i, s := range c.built {
+		at := fmt.Sprintf("%s%d", builtDir, i)
+		opts = append(opts, llb.AddSecretWithDest(s.id, &at, llb.SecretFileOpt(0, 0, 0o400), llb.SecretOptional))
+	}
 	for _, m := range c.mounts {
 		opts = append(opts, m.option())
 	}
@@ -160,8 +168,11 @@ func (c *container) runOptions(k *call, args []string) ([]llb.RunOption, error) 
 
 // withStdin adds the mount from which the executor feeds the command.
 func (c *container) withStdin(k *call, opts []llb.RunOption) ([]llb.RunOption, error) {
-	text, from := k.str("stdin"), k.str("redirectStdin")
+	text := k.str("stdin")
+	from, err := c.expand(k, k.str("redirectStdin"))
 	switch {
+	case err != nil:
+		return nil, err
 	case text != "" && from != "":
 		return nil, usage("cannot set both stdin and redirectStdin", "")
 	case text != "":

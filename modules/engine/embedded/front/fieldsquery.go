@@ -5,7 +5,6 @@ package front
 import (
 	"context"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -128,9 +127,12 @@ func hostDirectory(ctx context.Context, c *call, _ *hostObject) (any, error) {
 	}
 	var keep func(string, bool) bool
 	if c.flag("gitignore") {
-		ignored, err := gitIgnores(p)
+		ignored, err := hostIgnores(p)
 		if err != nil {
 			return nil, hostFault("reading .gitignore files of "+p, err)
+		}
+		if ignored("", true) {
+			return nil, usage(fmt.Sprintf("%s: no such file or directory: a .gitignore file above it leaves it out", p), "")
 		}
 		keep = func(name string, dir bool) bool { return !ignored(name, dir) }
 	}
@@ -187,25 +189,4 @@ func mustBe(p string, dir bool) error {
 		return usage(fmt.Sprintf("%s is not a regular file", p), "")
 	}
 	return nil
-}
-
-// gitIgnores reads the .gitignore files of a tree and says what they ignore.
-func gitIgnores(root string) (func(string, bool) bool, error) {
-	var rules []gitRule
-	err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || d.Name() != ".gitignore" {
-			return err
-		}
-		text, err := os.ReadFile(p)
-		if err != nil {
-			return err
-		}
-		base, err := filepath.Rel(root, filepath.Dir(p))
-		if err != nil {
-			return err
-		}
-		rules = append(rules, parseGitIgnore(base, string(text))...)
-		return nil
-	})
-	return func(name string, dir bool) bool { return gitIgnored(rules, name, dir) }, err
 }

@@ -5,9 +5,7 @@ package front
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"fmt"
-	"hash"
 	"io"
 	"os"
 	"path"
@@ -84,7 +82,7 @@ func fileFields() map[string]field {
 			return &file{state: st, path: "/" + f.base(), platform: f.platform, artifact: f.artifact}, nil
 		}),
 		"chown": on("owner:s!", func(ctx context.Context, c *call, f *file) (any, error) {
-			who, err := c.owner(ctx, nil, c.str("owner"))
+			who, err := c.owner(ctx, &directory{state: f.state, path: "/", platform: f.platform}, c.str("owner"))
 			if err != nil {
 				return nil, err
 			}
@@ -144,6 +142,8 @@ type fileStat struct {
 	mode uint32
 	uid  uint32
 	gid  uint32
+
+	xattrs map[string][]byte
 }
 
 func (s *Server) statFile(ctx context.Context, f *file) (fileStat, error) {
@@ -161,25 +161,8 @@ func (s *Server) statFile(ctx context.Context, f *file) (fileStat, error) {
 	if os.FileMode(st.Mode).IsDir() {
 		return fileStat{}, usage(fmt.Sprintf("%s is a directory, not a file", f.path), "")
 	}
-	return fileStat{size: st.Size, mode: st.Mode, uid: st.Uid, gid: st.Gid}, nil
+	return fileStat{size: st.Size, mode: st.Mode, uid: st.Uid, gid: st.Gid, xattrs: st.Xattrs}, nil
 }
-
-func (s *Server) fileDigest(ctx context.Context, f *file, metadata bool) (string, error) {
-	sum := sha256.New()
-	if metadata {
-		st, err := s.statFile(ctx, f)
-		if err != nil {
-			return "", err
-		}
-		fmt.Fprintf(sum, "%q %o %d:%d %d ", f.base(), st.mode, st.uid, st.gid, st.size)
-	}
-	if err := s.copyOut(ctx, f, sum); err != nil {
-		return "", err
-	}
-	return sumText(sum), nil
-}
-
-func sumText(sum hash.Hash) string { return fmt.Sprintf("sha256:%x", sum.Sum(nil)) }
 
 // exportFile writes a file to the host: beside its destination, then renamed.
 func (s *Server) exportFile(ctx context.Context, f *file, dest string, intoParent bool) (string, error) {

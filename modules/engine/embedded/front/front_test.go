@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -233,7 +234,7 @@ func TestCaptureOfFailures(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 	got := kept.get("some prefix: " + err.Error())
-	if got.stderr != "why" || !strings.HasPrefix(got.stdout, "[…]") || !strings.HasSuffix(got.stdout, "end") || len(got.stdout) > tailSize+10 {
+	if got.stderr != "why" || !strings.HasPrefix(got.stdout, fmt.Sprintf("[omitting %d bytes]...", len(long)+3-tailSize)) || !strings.HasSuffix(got.stdout, "end") || len(got.stdout) != tailSize {
 		t.Errorf("kept %d bytes of stdout, stderr %q", len(got.stdout), got.stderr)
 	}
 	if text := stripTokens(err.Error()); text != "exit code: 3" {

@@ -291,13 +291,15 @@ func hostTunnel(ctx context.Context, k *call, _ *hostObject) (any, error) {
 		return nil, err
 	}
 	if k.flag("native") || len(list) == 0 {
+		var all []forward
 		for _, p := range up.ports {
 			f := forward{front: port{udp: p.udp}, back: p}
 			if k.flag("native") {
 				f.front.number = p.number
 			}
-			list = append(list, f)
+			all = append(all, f)
 		}
+		list = append(all, list...)
 	}
 	for _, f := range list {
 		if f.back.udp {
@@ -323,6 +325,9 @@ func (c *container) secretEnvs() (envs []*pb.SecretEnv, ids []string) {
 		if m.secret != nil {
 			ids = append(ids, m.secret.id)
 		}
+	}
+	for _, s := range c.built {
+		ids = append(ids, s.id)
 	}
 	return envs, ids
 }

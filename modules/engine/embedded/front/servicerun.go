@@ -168,9 +168,8 @@ func (c *capture) network(ctx context.Context, id string, p *executor.ProcessInf
 	var bound, key string
 	p.Meta.Env, bound = takeEnv(p.Meta.Env, bindingsEnv)
 	p.Meta.Env, key = takeEnv(p.Meta.Env, serviceEnv)
-	leave = func() {}
 	if bound == "" && key == "" {
-		return ctx, nil, leave, nil
+		return ctx, nil, func() {}, nil
 	}
 	var n stepexec.Network
 	server := (*Server)(nil)
@@ -182,6 +181,9 @@ func (c *capture) network(ctx context.Context, id string, p *executor.ProcessInf
 			return ctx, nil, nil, errors.New("the service is not known")
 		}
 		n.Reachable = true
+		for _, p := range svc.svc.ports {
+			n.Serves = append(n.Serves, stepexec.Port{Number: p.number, UDP: p.udp})
+		}
 		n.Vertex = stepexec.Vertex{Digest: "sha256:" + key, Name: svc.svc.title()}
 		ctx = stepexec.WithGateway(ctx, server.gateway)
 		svc.mu.Lock()
@@ -190,10 +192,14 @@ func (c *capture) network(ctx context.Context, id string, p *executor.ProcessInf
 	} else if server = c.shared.serving(ctx, bound); server == nil {
 		return ctx, nil, nil, errors.New("the step's services are not known in this session")
 	}
-	if n.Hosts, leave, err = server.services.hosts(ctx, bound); err != nil {
+	ctx, ended := context.WithCancelCause(ctx)
+	hosts, gone, err := server.services.hosts(ctx, bound, ended)
+	if err != nil {
+		ended(nil)
 		return ctx, nil, nil, err
 	}
-	return stepexec.WithNetwork(ctx, n), svc, leave, nil
+	n.Hosts = hosts
+	return stepexec.WithNetwork(ctx, n), svc, func() { ended(nil); gone() }, nil
 }
 
 func (s *service) title() string {
@@ -303,7 +309,8 @@ func (s *Server) awaitCheck(ctx context.Context, r *running) error {
 			failed++
 		}
 		if failed >= retries {
-			return fmt.Errorf("its health check failed %d times: %w\n%s", failed, err, lastLines(out, 5))
+			// not as a cause: it is not the service that exited
+			return fmt.Errorf("its health check failed %d times: %v\n%s", failed, err, lastLines(out, 5)) //nolint:errorlint // see above
 		}
 		select {
 		case <-ctx.Done():

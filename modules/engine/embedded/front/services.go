@@ -157,14 +157,18 @@ func (r *running) end() { r.once.Do(func() { close(r.ask) }) }
 
 // failure is why a service is not there.
 func (r *running) failure() error {
-	text := fmt.Sprintf("service %s ended before it answered", r.svc.hostname)
+	text, ext := fmt.Sprintf("service %s ended before it answered", r.svc.hostname), map[string]any{"kind": "usage"}
 	if r.err != nil {
+		var f *fault
+		if errors.As(r.err, &f) && f.ext["_type"] != nil {
+			ext = f.ext // it was a command that failed
+		}
 		text = fmt.Sprintf("service %s did not start: %v", r.svc.hostname, stripTokens(rootMessage(r.err)))
 	}
 	if last := lastLines(r.said.String(), 10); last != "" {
 		text += "\n" + last
 	}
-	return &fault{message: text, ext: map[string]any{"kind": "usage"}, err: r.err}
+	return &fault{message: text, ext: ext, err: r.err}
 }
 
 // begin starts a service; l.mu is held.
@@ -257,8 +261,23 @@ func (l *services) dial(ctx context.Context, s *service, r *running, p stepexec.
 	return l.server.processes.Dial(ctx, id, p)
 }
 
+// tell ends a step whose service has failed, unless the step ends first.
+func (r *running) tell(ctx context.Context, alias string, ended context.CancelCauseFunc) {
+	select {
+	case <-ctx.Done():
+	case <-r.done:
+		if r.err != nil {
+			ended(&fault{
+				message: fmt.Sprintf("bound service %s (aliased as %s) exited: %s", r.svc.hostname, alias, stripTokens(rootMessage(r.err))),
+				ext:     map[string]any{"kind": "usage"},
+			})
+		}
+	}
+}
+
 // hosts are the services of a step as its network, and what to call after it.
-func (l *services) hosts(ctx context.Context, bound string) ([]stepexec.Host, func(), error) {
+// ended is called when one of them fails.
+func (l *services) hosts(ctx context.Context, bound string, ended context.CancelCauseFunc) ([]stepexec.Host, func(), error) {
 	var leaves []func()
 	done := func() {
 		for _, leave := range leaves {
@@ -275,9 +294,13 @@ func (l *services) hosts(ctx context.Context, bound string) ([]stepexec.Host, fu
 		r, leave, err := l.use(ctx, s)
 		if err != nil {
 			done()
-			return nil, nil, fmt.Errorf("starting service %s: %w", alias, err)
+			// not as a cause: what the service exited with is not how the step did
+			return nil, nil, fmt.Errorf("starting service %s: %v", alias, err) //nolint:errorlint // see above
 		}
 		leaves = append(leaves, leave)
+		if r != nil {
+			go r.tell(ctx, alias, ended)
+		}
 		h := stepexec.Host{Names: []string{alias}, Dial: func(ctx context.Context, p stepexec.Port) (net.Conn, error) {
 			return l.dial(ctx, s, r, p)
 		}}

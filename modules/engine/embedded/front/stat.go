@@ -51,6 +51,24 @@ func (c *call) statAt(ctx context.Context, d *directory, at string) (any, error)
 	return statRecord(at, out), nil
 }
 
+// mustBeFree checks that a link can be made at a path. BuildKit would follow a
+// link that is there and make the new one where it leads.
+func (c *call) mustBeFree(ctx context.Context, d *directory, at, target string) error {
+	if d.state.Output() == nil {
+		return nil
+	}
+	return c.withRef(ctx, d.state, d.platform, func(ctx context.Context, ref gateway.Reference) error {
+		_, err := lstat(ctx, ref, at)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return nil
+		case err != nil:
+			return err
+		}
+		return usage(fmt.Sprintf("symlink %s %s: file exists", target, at), "remove it first, with withoutFile")
+	})
+}
+
 // containerStatFields are the fields by which a container's files are looked at.
 func containerStatFields() map[string]field {
 	return map[string]field{
@@ -67,6 +85,9 @@ func containerStatFields() map[string]field {
 func directoryStatFields() map[string]field {
 	return map[string]field{
 		"stat": on("path:s! doNotFollowSymlinks:b", func(ctx context.Context, c *call, d *directory) (any, error) {
+			if c.str("path") == "" {
+				return nil, usage("Directory.stat: there is no path: no such file or directory", "")
+			}
 			return c.statAt(ctx, d, d.within(c.str("path")))
 		}),
 		"findUp": on("name:s! start:s", directoryFindUp),

@@ -75,9 +75,7 @@ func setInterface(fd int, name string, request uint, fill func(*unix.Ifreq) erro
 func handOut(c *control, s Spec) error {
 	var list []Listen
 	if s.Gateway {
-		list = []Listen{
-			{Address: GatewayIP, Port: 80}, {Address: GatewayIP, Port: 443}, {Address: GatewayIP, Port: 53, UDP: true},
-		}
+		list = s.gatewayPorts()
 	}
 	var fds []int
 	defer func() {

@@ -11,6 +11,8 @@
 package initproc
 
 import (
+	"slices"
+
 	"drydock/modules/engine/embedded/warden"
 	"drydock/modules/jail"
 )
@@ -65,6 +67,8 @@ type Spec struct {
 
 	// Contained confines a step that has no namespaces; nil: it has.
 	Contained *warden.Config
+	// Serves are the ports the command listens on, without addresses.
+	Serves []Listen
 	// Addresses are given to loopback beside the gateway's (IPv4).
 	Addresses []string
 	// Listen is listened on before the command starts.
@@ -83,6 +87,22 @@ const emulatorFD = 4
 type Emulator struct {
 	Name        string // of the entry in binfmt_misc
 	Magic, Mask []byte // of the programs it is for
+}
+
+// MovedPort is where the gateway listens in a step that has the port itself:
+// somebody who listens on every address needs it to be free on all of them.
+func MovedPort(port int) int { return 58000 + port }
+
+// gatewayPorts are where the gateway is listened for.
+func (s Spec) gatewayPorts() []Listen {
+	list := []Listen{{Port: 80}, {Port: 443}, {Port: 53, UDP: true}}
+	for i, l := range list {
+		if slices.Contains(s.Serves, l) {
+			list[i].Port = MovedPort(l.Port)
+		}
+		list[i].Address = GatewayIP
+	}
+	return list
 }
 
 // Listen is one socket the executor answers on.
