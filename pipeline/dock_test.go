@@ -14,6 +14,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"drydock/modules/steprun/steptest"
 	"drydock/pipeline/stepbin"
 )
 
@@ -78,8 +79,7 @@ func makeDock(t *testing.T) (*dock, error) {
 	return d, copyFile(step, filepath.Join(filepath.Dir(program), stepbin.Name), 0o755)
 }
 
-// leaveDock removes the shared cache. What an ordinary user's steps made
-// belongs to subordinate ids: the program itself can remove it.
+// leaveDock removes the shared cache.
 func leaveDock() {
 	d := theDock.dock
 	if d == nil {
@@ -91,9 +91,8 @@ func leaveDock() {
 		}
 	}
 	if os.Getenv(keepCache) == "" {
-		cmd := exec.Command(d.program, "engine", "prune", "--state", d.root, "--catalog", filepath.Join("..", "catalog"))
-		if out, err := cmd.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "pruning the shared cache: %v\n%s", err, out)
+		if err := steptest.RemoveState(d.cache); err != nil {
+			fmt.Fprintln(os.Stderr, "removing the shared engine's state:", err)
 		}
 	}
 	if err := os.RemoveAll(d.root); err != nil {

@@ -19,7 +19,7 @@ func TestMain(m *testing.M) {
 	if handled, code := engine.Child(os.Args); handled {
 		os.Exit(code)
 	}
-	testscript.Main(tidy{m}, map[string]func(){"drydock": main, "daggerclient": daggerClient})
+	testscript.Main(tidy{m}, map[string]func(){"drydock": main, "daggerclient": daggerClient, "leaklook": leakLook})
 }
 
 // tidy removes what the tests that build share once all have run.

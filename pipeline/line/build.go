@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -402,13 +401,4 @@ func (l *Line) find(n plan.Node) (*catalog.Image, *catalog.Variant, error) {
 		}
 	}
 	return nil, nil, fmt.Errorf("plan names %s:%s, the catalog has no such image", n.Image, n.Variant)
-}
-
-// layoutDir is where the finished layout of an image variant lies on this host.
-func (l *Line) layoutDir(image, variant string) (string, error) {
-	dir := filepath.Join(l.cfg.Cache, "layouts", filepath.FromSlash(image))
-	if variant == "" {
-		variant = "default"
-	}
-	return filepath.Join(dir, variant), os.MkdirAll(dir, 0o700)
 }

@@ -100,6 +100,7 @@ type Line struct {
 	vault      *shared[*vault.Client]
 	emulation  *shared[*emulation]
 	canEmulate *shared[string]
+	layouts    *shared[string] // the folder of this run's
 
 	mu        sync.Mutex
 	closers   []func() error
@@ -141,6 +142,7 @@ func New(ctx context.Context, cfg Config) *Line {
 	l.emulation = share(l.openEmulation)
 	l.canEmulate = share(l.findEmulates)
 	l.vault = share(l.openVault)
+	l.layouts = share(l.openLayouts)
 	return l
 }
 
