@@ -11,11 +11,13 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"time"
 
 	"github.com/gofrs/flock"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 
 	"drydock/modules/artifact"
 	"drydock/modules/base/layout"
@@ -280,34 +282,62 @@ func writeWhole(to string, data []byte) error {
 	return wholefile.Write(to, data, wholefile.Options{Mode: 0o644, Pattern: ".write-*"})
 }
 
-// makeDebian builds every platform of a debian base.
+// made is one platform of a debian base.
+type made struct {
+	materials []artifact.Material
+	layers    []layout.Layer
+}
+
+// makeDebian builds every platform of a debian base: at a time, since one has
+// work for several processors only while it is decompressed. Those that run
+// steps come one after the other.
 func (b *Builder) makeDebian(ctx context.Context, w *layout.Writer, spec Spec, lock *Lock, r *Result, tmp string) (artifact.Digest, error) {
-	var images []v1.Descriptor
+	all := make([]made, len(lock.Platforms))
+	group, gctx := errgroup.WithContext(ctx)
+	if lock.Variant == VariantFull {
+		group.SetLimit(1)
+	} else {
+		group.SetLimit(runtime.GOMAXPROCS(0))
+	}
 	for i := range lock.Platforms {
-		t := &lock.Platforms[i]
-		in, materials, err := b.fetchTarget(ctx, lock, t)
-		if err != nil {
-			return "", err
-		}
-		r.Materials = append(r.Materials, materials...)
-		if lock.Variant == VariantFull && b.Emulate != nil {
-			if materials, err = b.Emulate(t.Platform); err != nil {
-				return "", err
+		group.Go(func() (err error) {
+			if err = context.Cause(gctx); err == nil {
+				all[i], err = b.makePlatform(gctx, lock, &lock.Platforms[i], tmp)
 			}
-			r.Materials = append(r.Materials, materials...)
-		}
-		layers, err := b.layers(ctx, lock, t, in, tmp)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return "", err
+	}
+	images := make([]v1.Descriptor, len(all))
+	for i, m := range all {
+		t := &lock.Platforms[i]
+		r.Materials = append(r.Materials, m.materials...)
+		desc, err := w.AddImage(configuration(spec, lock, t), m.layers)
 		if err != nil {
 			return "", err
 		}
-		desc, err := w.AddImage(configuration(spec, lock, t), layers)
-		if err != nil {
-			return "", err
-		}
-		images = append(images, desc)
+		images[i] = desc
 		r.Platforms[t.Platform.String()] = artifact.Digest(desc.Digest)
 	}
 	return w.Finish(images)
+}
+
+func (b *Builder) makePlatform(ctx context.Context, lock *Lock, t *LockedTarget, tmp string) (made, error) {
+	in, materials, err := b.fetchTarget(ctx, lock, t)
+	if err != nil {
+		return made{}, err
+	}
+	if lock.Variant == VariantFull && b.Emulate != nil {
+		more, err := b.Emulate(t.Platform)
+		if err != nil {
+			return made{}, err
+		}
+		materials = append(materials, more...)
+	}
+	layers, err := b.layers(ctx, lock, t, in, tmp)
+	return made{materials, layers}, err
 }
 
 // layers are the Debian layer and, if there is one, the toolchain's.

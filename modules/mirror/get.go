@@ -43,8 +43,8 @@ type want struct {
 	limit  int64                                                        // never more bytes than this; 0 is no limit
 	token  func(ctx context.Context, err error) (context.Context, bool) // answers a 401
 	verify func(ctx context.Context, path string) error
-	// rewrite makes what a client is given of a document; nil: the document.
-	rewrite func(doc []byte, h http.Header) (out []byte, contentType string, err error)
+	// rewrite makes what the client of a request is given of a document; nil: the document.
+	rewrite func(doc []byte, r *http.Request) (out []byte, contentType string, err error)
 	derive  func(ctx context.Context) ([]byte, error) // the answer is made here, of other answers
 }
 

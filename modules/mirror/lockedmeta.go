@@ -82,7 +82,9 @@ func (g *Gateway) serveMadeMeta(w http.ResponseWriter, r *http.Request, s *lockS
 		g.refuseBy(w, r, g.notServed(s, of, of.Path, err))
 		return true
 	case made.npm != nil:
-		out, err = made.npm.render(version)
+		if out, err = made.npm.render(version); out != nil && err == nil {
+			out, err = rewriteTarballs(out, npmBase(r, rel), name)
+		}
 		contentType = npmForm(r.Header)
 	case made.pypi != nil:
 		out, contentType, err = made.pypi.render(name, r.Header)

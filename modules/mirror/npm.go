@@ -65,12 +65,25 @@ func npmMetaNow(up upstream, rel, form string) want {
 	return want{
 		up: up, rel: rel, url: u, fresh: mutableFor, stale: true, accept: form, limit: documentLimit,
 		header: http.Header{"Accept": {accept}, "Accept-Encoding": {"gzip"}},
-		rewrite: func(doc []byte, _ http.Header) ([]byte, string, error) {
+		rewrite: func(doc []byte, r *http.Request) ([]byte, string, error) {
 			name, _ := npmName(rel)
-			out, err := rewriteTarballs(doc, gatewayURL+"/npm/", name)
+			out, err := rewriteTarballs(doc, npmBase(r, rel), name)
 			return out, form, err
 		},
 	}
+}
+
+// npmBase is the registry a step asked for a path below it: tarballs are there,
+// too. Yarn takes no other scheme than the registry's, and a lockfile made in a
+// step names places that are some outside of it.
+func npmBase(r *http.Request, rel string) string {
+	u := requested(r)
+	root, ok := strings.CutSuffix(strings.Trim(u.Path, "/"), rel)
+	if !ok {
+		return gatewayURL + "/npm/"
+	}
+	u.Path, u.RawPath = "/"+root, ""
+	return u.String()
 }
 
 func (g *Gateway) serveNpm(w http.ResponseWriter, r *http.Request, rel string) {

@@ -131,12 +131,12 @@ func (s *Set) pypiIndex(up upstream, project string) want {
 	return want{
 		up: up, rel: "simple/" + project, url: u, fresh: mutableFor, stale: true, limit: documentLimit,
 		header: http.Header{"Accept": {pypiJSON + ", " + pypiHTML + ";q=0.5"}, "Accept-Encoding": {"gzip"}},
-		rewrite: func(doc []byte, h http.Header) ([]byte, string, error) {
+		rewrite: func(doc []byte, r *http.Request) ([]byte, string, error) {
 			page, err := parsePyPI(doc, u)
 			if err != nil {
 				return nil, "", err
 			}
-			return page.render(project, h)
+			return page.render(project, r.Header)
 		},
 	}
 }

@@ -366,7 +366,7 @@ func (g *Gateway) serveRewritten(w http.ResponseWriter, r *http.Request, wanted 
 	if err != nil {
 		return err
 	}
-	out, contentType, err := wanted.rewrite(doc, r.Header)
+	out, contentType, err := wanted.rewrite(doc, r)
 	if err != nil {
 		return &artifact.Error{
 			Kind: artifact.KindFault, Op: "reading", Place: blob.Material.URL, Message: "not " + wanted.up.ecosystem + " metadata", Err: err,
