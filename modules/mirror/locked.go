@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/mod/module"
+
 	"drydock/modules/artifact"
 	"drydock/modules/mirror/internal/fetch"
 	"drydock/modules/mirror/internal/gitpack"
@@ -273,6 +275,8 @@ func (g *Gateway) serveLocked(w http.ResponseWriter, r *http.Request, s *lockSet
 		answer(w, http.StatusNotFound, "drydock: the mirrors did not have it when "+s.file+" was made")
 	case ecosystem == Npm && isNpmItself(asked):
 		answer(w, http.StatusNotFound, "drydock: npm looks for newer versions of itself in vain")
+	case ecosystem == Go && g.locks.versions(s, asked) != "":
+		answer(w, http.StatusOK, g.locks.versions(s, asked))
 	case ecosystem == Go && g.locks.isPrefix(s, asked):
 		answer(w, http.StatusNotFound, "drydock: "+s.file+" has no such module")
 	case ecosystem == Go && isProof(asked):
@@ -308,6 +312,27 @@ func (b *lockBook) isPrefix(s *lockSet, asked string) bool {
 		}
 	}
 	return false
+}
+
+// versions answers for the list of a module's versions with those a lock has. The
+// go command reads it to learn of retractions and does without, so that a lock may
+// not know it of a mirror that did not give it.
+func (b *lockBook) versions(s *lockSet, asked string) string {
+	mod, ok := strings.CutSuffix(asked, "/@v/list")
+	if !ok {
+		return ""
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var out []string
+	for k := range s.pins {
+		version, of := strings.CutPrefix(k, Go+" "+mod+"/@v/")
+		if version, isZip := strings.CutSuffix(version, ".zip"); of && isZip && !module.IsPseudoVersion(version) {
+			out = append(out, version)
+		}
+	}
+	slices.Sort(out)
+	return strings.Join(out, "\n")
 }
 
 // isProof says whether a path is of the checksum database: which of it a client

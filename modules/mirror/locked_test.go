@@ -397,6 +397,26 @@ func TestMadeIndex(t *testing.T) {
 	}
 }
 
+// TestLockedVersions: a list of versions the lock has not is made of its files.
+func TestLockedVersions(t *testing.T) {
+	w := newWorld(t)
+	g, sock := testGateway(t, w.discover(Config{Go: Setting{URLs: []string{w.url + "/go"}}}), t.TempDir())
+	l := &lockfile.Lock{}
+	for _, p := range []string{"v1.0.0.zip", "v1.2.0.zip", "v1.3.0.mod", "v0.0.0-20170915032832-14c0d48ead0c.zip"} {
+		l.Materials = append(l.Materials, lockfile.Material{Ecosystem: Go, Path: "a.test/m/@v/" + p, Digest: digest([]byte(p))})
+	}
+	g.Enforce("1", l, "locks/one.json", "drydock mirror lock")
+	c, _, _ := lockedStep(t, sock, stepID("2"), "1")
+	if resp, body := get(t, c, gatewayAt+"/go/a.test/m/@v/list"); resp.StatusCode != http.StatusOK || body != "v1.0.0\nv1.2.0\n" {
+		t.Errorf("%s %q", resp.Status, body)
+	}
+	for _, p := range []string{"a.test/other/@v/list", "a.test/m/@latest"} {
+		if resp, _ := get(t, c, gatewayAt+"/go/"+p); resp.Header.Get("X-Drydock-Rule") != RuleLocked {
+			t.Errorf("%s: %s", p, resp.Status)
+		}
+	}
+}
+
 // TestLockedFetch: an ADD of an address has no mounts to say whose lock it is
 // under; it is held to what all of them say.
 func TestLockedFetch(t *testing.T) {
