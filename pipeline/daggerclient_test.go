@@ -60,6 +60,12 @@ func daggerProgram(ctx context.Context, args []string) error {
 		out, err := c.Container().WithRootfs(c.Host().Directory(args[1])).WithExec(args[2:]).Stdout(ctx)
 		fmt.Print(out)
 		return err
+	case "serve": // ROOT COMMAND...: asks a service on port 80, which ROOT answers for
+		root := c.Container().WithRootfs(c.Host().Directory(args[1]))
+		svc := root.WithExposedPort(80).AsService(dagger.ContainerAsServiceOpts{Args: []string{"/bin/busybox", "httpd", "-f", "-h", "/"}})
+		out, err := root.WithServiceBinding("low", svc).WithExec(args[2:]).Stdout(ctx)
+		fmt.Print(out)
+		return err
 	}
 	return fmt.Errorf("cannot %s", args[0])
 }

@@ -138,11 +138,8 @@ func (s *step) specify(tree *rootTree, env []string, gateway bool) error {
 	}
 	s.spec = initproc.Spec{
 		Root: tree.path, Args: meta.Args, Env: withHome(env, who.Home), Cwd: filepath.Clean("/" + meta.Cwd),
-		UID: uint32(who.Uid), GID: uint32(who.Gid), Groups: []uint32{uint32(who.Gid)},
+		UID: uint32(who.Uid), GID: uint32(who.Gid), Groups: groupsOf(who),
 		Rlimits: s.limits.rlimitsOf(rlimits(meta.Ulimit)), Filter: s.e.filter, Contained: c,
-	}
-	for _, g := range who.Sgids {
-		s.spec.Groups = append(s.spec.Groups, uint32(g))
 	}
 	return nil
 }

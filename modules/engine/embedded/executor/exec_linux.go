@@ -190,11 +190,8 @@ func (e *Executor) Exec(ctx context.Context, id string, p bkexec.ProcessInfo) er
 	}
 	process := &initproc.Process{
 		Args: p.Meta.Args, Env: withHome(env, who.Home), Cwd: filepath.Clean("/" + p.Meta.Cwd),
-		UID: uint32(who.Uid), GID: uint32(who.Gid), Groups: []uint32{uint32(who.Gid)},
+		UID: uint32(who.Uid), GID: uint32(who.Gid), Groups: groupsOf(who),
 		NoCapabilities: e.opt.SingleID && who.Uid != 0,
-	}
-	for _, g := range who.Sgids {
-		process.Groups = append(process.Groups, uint32(g))
 	}
 	order, ch, err := s.orders.begin()
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -92,15 +93,12 @@ func (s *step) prepare(ctx context.Context, root bkexec.Mount, mounts []bkexec.M
 		hostname = defaultHostname
 	}
 	s.spec = initproc.Spec{
-		Emulator: s.spec.Emulator, Addresses: s.spec.Addresses, Listen: s.spec.Listen,
+		Emulator: s.spec.Emulator, Addresses: s.spec.Addresses, Listen: s.spec.Listen, Serves: s.spec.Serves,
 		Root: rootfs, ReadOnly: root.Readonly || meta.ReadonlyRootFS, Hostname: hostname,
 		Args: meta.Args, Env: withHome(env, who.Home), Cwd: filepath.Clean("/" + meta.Cwd),
-		UID: uint32(who.Uid), GID: uint32(who.Gid), Groups: []uint32{uint32(who.Gid)},
+		UID: uint32(who.Uid), GID: uint32(who.Gid), Groups: groupsOf(who),
 		Gateway: gateway, Rlimits: s.limits.rlimitsOf(rlimits(meta.Ulimit)), Filter: s.e.filter,
 		NoCapabilities: s.e.opt.SingleID && who.Uid != 0,
-	}
-	for _, g := range who.Sgids {
-		s.spec.Groups = append(s.spec.Groups, uint32(g))
 	}
 	if err := s.nameFiles(hostname, gateway); err != nil {
 		return err
@@ -213,6 +211,18 @@ func (s *step) nameFiles(hostname string, gateway bool) error {
 
 // maxUserFile is the most that is read of an image's passwd and group files.
 const maxUserFile = 10 << 20
+
+// groupsOf are a process's groups, each once: /etc/group may name the user in
+// the group it has anyway.
+func groupsOf(who *user.ExecUser) []uint32 {
+	groups := []uint32{uint32(who.Gid)} //nolint:gosec // it is an id
+	for _, g := range who.Sgids {
+		if !slices.Contains(groups, uint32(g)) { //nolint:gosec // it is an id
+			groups = append(groups, uint32(g)) //nolint:gosec // it is an id
+		}
+	}
+	return groups
+}
 
 // lookupUser resolves user[:group], by name or number, in the image.
 func lookupUser(rootfs, spec string) (*user.ExecUser, error) {

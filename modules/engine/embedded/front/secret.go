@@ -14,6 +14,7 @@ import (
 	"sync"
 
 	"github.com/moby/buildkit/session/secrets"
+	"github.com/moby/buildkit/session/secrets/secretsprovider"
 	"github.com/moby/buildkit/solver/pb"
 )
 
@@ -125,7 +126,7 @@ func (s *secretStore) GetSecret(_ context.Context, id string) ([]byte, error) {
 	return v, nil
 }
 
-// maxSecret is Dagger's limit.
+// maxSecret is Dagger's limit for setSecret.
 const maxSecret = 128000
 
 // keepPlaintext takes the plaintext out of the arguments of setSecret, so that
@@ -161,8 +162,8 @@ func secretFromURI(_ context.Context, c *call, _ *query) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(value) > maxSecret {
-		return nil, usage(fmt.Sprintf("secret %q is longer than %d bytes", uri, maxSecret), "")
+	if len(value) > secretsprovider.MaxSecretSize {
+		return nil, usage(fmt.Sprintf("secret %q is longer than %d bytes", uri, secretsprovider.MaxSecretSize), "")
 	}
 	id := c.mac(uri + "\x00" + string(value))
 	if key := c.str("cacheKey"); key != "" {
