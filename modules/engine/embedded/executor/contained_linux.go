@@ -102,6 +102,9 @@ func (s *step) prepareContained(ctx context.Context, root bkexec.Mount, mounts [
 		return err
 	}
 	s.later(func() error { s.addresses.close(); return nil })
+	// first: a working directory that is made here may be a mount point too
+	clean := bkexec.MountStubsCleaner(context.WithoutCancel(ctx), tree.path,
+		append([]bkexec.Mount{{Dest: "/etc/hostname"}}, mounts...), s.process.Meta.RemoveMountStubsRecursive)
 	if err := s.specify(tree, env, gateway); err != nil {
 		return err
 	}
@@ -109,7 +112,7 @@ func (s *step) prepareContained(ctx context.Context, root bkexec.Mount, mounts [
 	if err := s.joinContained(); err != nil {
 		return err
 	}
-	return s.placeAll(ctx, tree, mounts, s.spec.Contained.Hostname, gateway)
+	return s.placeAll(ctx, tree, mounts, s.spec.Contained.Hostname, gateway, clean)
 }
 
 // specify says what runs, as whom and within what.
@@ -155,8 +158,9 @@ func (s *step) ownAddress(env []string) {
 }
 
 // placeAll places devices, /proc, mounts and name files, and sees to it that
-// all of that is taken out again: but for what mounting leaves too.
-func (s *step) placeAll(ctx context.Context, tree *rootTree, mounts []bkexec.Mount, hostname string, gateway bool) error {
+// all of that is taken out again, but for what mounting leaves too; clean then
+// removes the mount points that were made.
+func (s *step) placeAll(ctx context.Context, tree *rootTree, mounts []bkexec.Mount, hostname string, gateway bool, clean func()) error {
 	list, err := s.furnishOwn(tree, hostname, gateway)
 	if err != nil {
 		return err
@@ -175,8 +179,6 @@ func (s *step) placeAll(ctx context.Context, tree *rootTree, mounts []bkexec.Mou
 	if err != nil {
 		return err
 	}
-	clean := bkexec.MountStubsCleaner(context.WithoutCancel(ctx), tree.path,
-		append([]bkexec.Mount{{Dest: "/etc/hostname"}}, mounts...), s.process.Meta.RemoveMountStubsRecursive)
 	s.takeOut = func() error {
 		err := s.takeAll(tree, p, list)
 		clean()

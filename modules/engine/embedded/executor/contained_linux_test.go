@@ -2,6 +2,7 @@ package executor
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -177,6 +178,7 @@ type stepOpt struct {
 	stdin  io.ReadCloser
 	vertex Vertex
 	env    []string
+	cwd    string // "" is /
 }
 
 func (b *bench) run(ctx context.Context, o stepOpt, args ...string) (string, error) {
@@ -184,7 +186,7 @@ func (b *bench) run(ctx context.Context, o stepOpt, args ...string) (string, err
 	out := &output{}
 	env := append([]string{"PATH=/bin"}, o.env...)
 	_, err := b.e.Bind(o.vertex).Run(ctx, "", bkexec.Mount{Src: plainMount{b.root}, Readonly: o.ro}, o.mounts, bkexec.ProcessInfo{
-		Meta:  bkexec.Meta{Args: append([]string{"probe"}, args...), Env: env, Cwd: "/", User: o.user, RemoveMountStubsRecursive: true},
+		Meta:  bkexec.Meta{Args: append([]string{"probe"}, args...), Env: env, Cwd: cmp.Or(o.cwd, "/"), User: o.user, RemoveMountStubsRecursive: true},
 		Stdin: o.stdin, Stdout: out, Stderr: out,
 	}, nil)
 	return out.String(), err

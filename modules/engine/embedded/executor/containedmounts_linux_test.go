@@ -72,7 +72,7 @@ func TestContainedMounts(t *testing.T) {
 	cache, other := filepath.Join(b.dir, "cache"), filepath.Join(b.dir, "other")
 	writeTree(t, cache, map[string]string{"kept": "old", "sub/deep": "x"})
 	writeTree(t, other, map[string]string{"file": "content", "dir/file": "more"})
-	writeTree(t, b.root, map[string]string{"var/cache/image": "of the image", "etc/hosts": "the image's hosts\n"})
+	writeTree(t, b.root, map[string]string{"var/cache/image": "of the image", "etc/hosts": "the image's hosts\n", "etc/plain": ""})
 	if err := errors.Join(os.Symlink("../run/resolv.conf", filepath.Join(b.root, "etc/resolv.conf")), os.Mkdir(filepath.Join(b.root, "run"), 0o755)); err != nil {
 		t.Fatal(err)
 	}
@@ -117,8 +117,34 @@ func TestContainedMounts(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "mounted twice") {
 		t.Errorf("got %v", err)
 	}
+	for dest, src := range map[string]bkexec.Mount{
+		"/etc/plain": {Src: plainMount{cache}},                                   // a directory over a file
+		"/etc":       {Src: plainMount{other}, Selector: "file", Readonly: true}, // and the other way round
+	} {
+		src.Dest = dest
+		_, err = b.run(t.Context(), stepOpt{mounts: []bkexec.Mount{src}}, "exit", "0")
+		if err == nil || !strings.Contains(err.Error(), "mounting "+dest+": not a directory") {
+			t.Errorf("got %v", err)
+		}
+	}
 	if after := snapshotTree(t, b.root); after != before {
 		t.Errorf("the root changed after failed steps:\n%s\nwas\n%s", after, before)
+	}
+}
+
+// TestContainedMountAtMadeCwd: a working directory that the image has no more,
+// and that is a mount point, leaves as little as other mount points.
+func TestContainedMountAtMadeCwd(t *testing.T) {
+	b := newBench(t, Options{})
+	cache := filepath.Join(b.dir, "cache")
+	writeTree(t, cache, map[string]string{"kept": "old"})
+	b.must(stepOpt{cwd: "/gone/work", mounts: []bkexec.Mount{{Src: plainMount{cache}, Dest: "/gone/work"}}}, script("expect kept old")...)
+	if _, err := os.Lstat(filepath.Join(b.root, "gone")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the mount point stayed: %v", err)
+	}
+	b.must(stepOpt{cwd: "/made/work"}, "echo")
+	if _, err := os.Lstat(filepath.Join(b.root, "made/work")); err != nil {
+		t.Errorf("a working directory that nothing is mounted at did not stay: %v", err)
 	}
 }
 

@@ -153,7 +153,8 @@ func (p *placer) restore() error {
 	var errs []error
 	for _, t := range p.times {
 		var now unix.Stat_t
-		if unix.Fstat(int(t.dir.Fd()), &now) == nil && now.Mtim != t.after.Mtim {
+		settled := t.after.Ino != 0 // else the step did not start
+		if settled && unix.Fstat(int(t.dir.Fd()), &now) == nil && now.Mtim != t.after.Mtim {
 			t.before.Mtim, t.before.Atim = now.Mtim, now.Atim // the step's doing
 		}
 	}

@@ -64,8 +64,16 @@ func (t *rootTree) locate(name string, dir bool) (*spot, error) {
 	if err != nil {
 		return nil, err
 	}
+	var st unix.Stat_t
+	err = unix.Fstat(int(f.Fd()), &st)
 	real := t.inside(f)
 	f.Close()
+	switch {
+	case err != nil:
+		return nil, err
+	case dir != (st.Mode&unix.S_IFMT == unix.S_IFDIR): // as mount(2)
+		return nil, unix.ENOTDIR
+	}
 	switch real {
 	case "":
 		return nil, &os.PathError{Op: "locate", Path: name, Err: unix.ENOENT}
