@@ -28,8 +28,11 @@ type syncer struct {
 
 	blocks sync.Pool // to copy by, of *[blockSize]byte
 
+	linkat func(from, to string) error // nil: linkAt; tests have others
+
 	mu     sync.Mutex
-	newest int64 // the latest change of any file
+	newest int64             // the latest change of any file
+	apart  map[origin]string // where the copy is of what could not be linked
 }
 
 func (s *syncer) changed(f *file) {
@@ -46,6 +49,9 @@ func (s *syncer) sync(have, want *file) (*file, error) {
 	out, err := s.directory("", have, want)
 	if cerr := s.copied.Wait(); err == nil {
 		err = cerr
+	}
+	if err == nil && len(s.apart) > 0 {
+		err = s.unite("", want)
 	}
 	for i := 0; err == nil && i < len(s.later); i++ {
 		err = s.later[i]()
@@ -252,12 +258,12 @@ func copyOf(have, want *file) bool {
 // make makes a file where none is; how it looks is known at the end.
 func (s *syncer) make(path string, want *file) *file {
 	out := &file{}
-	full, src := s.dir+path, s.src(want, path)
+	full := s.dir + path
 	group := s.groups[want.From]
 	switch {
 	case s.link:
 		s.copied.Go(func() error {
-			return s.finish(path, want, out, func() error { return linkOrCopy(full, src, want) })
+			return s.finish(path, want, out, func() error { return s.linkName(path, want) })
 		})
 	case len(group) > 0 && group[0] != path:
 		s.later = append(s.later, func() error {
@@ -271,12 +277,71 @@ func (s *syncer) make(path string, want *file) *file {
 
 // linkOrCopy links, or copies where no further link can be made.
 func linkOrCopy(dst, src string, f *file) error {
-	err := unix.Linkat(unix.AT_FDCWD, src, unix.AT_FDCWD, dst, 0)
-	if errors.Is(err, unix.EMLINK) || errors.Is(err, unix.EXDEV) || errors.Is(err, unix.EPERM) {
+	err := linkAt(src, dst)
+	if mayNotLink(err) {
 		return copyFile(dst, src, f)
 	}
-	if err != nil {
-		return &os.LinkError{Op: "link", Old: src, New: dst, Err: err}
+	return err
+}
+
+func linkAt(from, to string) error {
+	if err := unix.Linkat(unix.AT_FDCWD, from, unix.AT_FDCWD, to, 0); err != nil {
+		return &os.LinkError{Op: "link", Old: from, New: to, Err: err}
+	}
+	return nil
+}
+
+func mayNotLink(err error) bool {
+	return errors.Is(err, unix.EMLINK) || errors.Is(err, unix.EXDEV) || errors.Is(err, unix.EPERM)
+}
+
+// linkName links a name to a delta, or copies where no further link can be
+// made: a file system has a limit to the names of a file, and images of one
+// program with hundreds of names reach it after some hundred views.
+func (s *syncer) linkName(path string, want *file) error {
+	dst, src := s.dir+path, s.src(want, path)
+	link := linkAt
+	if s.linkat != nil {
+		link = s.linkat
+	}
+	if err := link(src, dst); !mayNotLink(err) {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if first, ok := s.apart[want.From]; ok {
+		return os.Link(s.dir+first, dst)
+	}
+	if want.From != (origin{}) { // else its other names are not known
+		if s.apart == nil {
+			s.apart = map[origin]string{}
+		}
+		s.apart[want.From] = path
+	}
+	return copyFile(dst, src, want)
+}
+
+// unite makes one file again of names of which some are links to a delta and
+// others to a copy.
+func (s *syncer) unite(path string, want *file) error {
+	for _, name := range want.names() {
+		at, k := path+"/"+name, want.Kids[name]
+		if k.dir() {
+			if err := s.unite(at, k); err != nil {
+				return err
+			}
+			continue
+		}
+		first, ok := s.apart[k.From]
+		if !ok || first == at {
+			continue
+		}
+		if err := os.Remove(s.dir + at); err != nil {
+			return err
+		}
+		if err := os.Link(s.dir+first, s.dir+at); err != nil {
+			return err
+		}
 	}
 	return nil
 }

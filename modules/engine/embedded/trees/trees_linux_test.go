@@ -4,7 +4,9 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -210,5 +212,46 @@ func TestDeep(t *testing.T) {
 	b.must(b.Remove(t.Context(), "deep"))
 	if got := describe(t, b.prepare("next", "base")); got != want {
 		t.Errorf("the next tree:\n%s\nis not\n%s", got, want)
+	}
+}
+
+// TestManyNames: where a file system allows no further link to a delta, the
+// names of a file in a view are still one file, and it is there once.
+func TestManyNames(t *testing.T) {
+	b := open(t, Options{})
+	b.step("a", "", func(dir string) {
+		sh(t, dir, "mkdir d; echo x > one; ln one two; ln one d/three; ln one d/four; echo y > other; chmod 700 d; touch -d @1000 d")
+	})
+	ids, err := b.chain(b.id("a"))
+	b.must(err)
+	want, err := b.flat(ids)
+	b.must(err)
+	for allowed := range 5 {
+		dir := t.TempDir()
+		var mu sync.Mutex
+		made := 0
+		sy := &syncer{dir: dir, link: true, src: b.source, linkat: func(from, to string) error {
+			mu.Lock()
+			defer mu.Unlock()
+			if made++; made > allowed {
+				return unix.EMLINK
+			}
+			return os.Link(from, to)
+		}}
+		if _, err := sy.sync(nil, want); err != nil {
+			t.Fatal(err)
+		}
+		var first unix.Stat_t
+		b.must(unix.Lstat(filepath.Join(dir, "one"), &first))
+		for _, name := range []string{"two", "d/three", "d/four"} {
+			var st unix.Stat_t
+			b.must(unix.Lstat(filepath.Join(dir, name), &st))
+			if st.Ino != first.Ino {
+				t.Errorf("after %d links %s is a file of its own", allowed, name)
+			}
+		}
+		if got, fresh := describe(t, dir), describe(t, b.fresh("a")); allowed < 4 && got != fresh {
+			t.Errorf("after %d links:\n%s\nwant\n%s", allowed, got, fresh)
+		}
 	}
 }
