@@ -86,7 +86,7 @@ func (w *Warden) connect(r *notify.Request) notify.Response {
 	case e.family == unix.AF_UNIX:
 		return w.connectUnix(r, e, a)
 	case e.kind == unix.SOCK_DGRAM:
-		return w.connectDatagram(a)
+		return w.connectDatagram(e.family, a)
 	case e.fd < 0:
 		return notify.Errno(unix.EISCONN)
 	case a.family == unix.AF_UNSPEC:
@@ -174,10 +174,15 @@ func (w *Warden) destination(a address) (netip.Addr, unix.Errno) {
 const hiddenPort = 81
 
 // connectDatagram answers what resolvers ask by connecting: whether there is a
-// way. Nothing is connected, nothing can be sent.
-func (w *Warden) connectDatagram(a address) notify.Response {
-	if a.family == unix.AF_UNSPEC {
+// way. Nothing is connected, nothing can be sent. An address of version 4 on a
+// socket of version 6 is refused: glibc takes a socket of version 4 then, and
+// ends the program when the other's own name is not one of version 4.
+func (w *Warden) connectDatagram(family int, a address) notify.Response {
+	switch {
+	case a.family == unix.AF_UNSPEC:
 		return notify.Return(0)
+	case a.family != family:
+		return notify.Errno(unix.EAFNOSUPPORT)
 	}
 	if _, errno := w.destination(address{ip: a.ip, port: 53}); errno != 0 {
 		return notify.Errno(unix.ENETUNREACH)
