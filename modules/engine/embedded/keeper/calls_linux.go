@@ -67,6 +67,10 @@ func handlers() map[int]handler {
 		unix.SYS_EXECVEAT: {"execveat", nil, func(c call) notify.Response {
 			return c.execAt(c.fd(0), c.Args[1], int(c.Args[4]))
 		}},
+		unix.SYS_RT_SIGACTION: {"rt_sigaction", []jail.Test{{Arg: 0, Value: uint32(unix.SIGCHLD)}}, func(c call) notify.Response {
+			notify.RestartAfter(c.ReadMemory, c.WriteMemory, c.Args[1])
+			return notify.Continue()
+		}},
 		unix.SYS_UTIMENSAT: {"utimensat", nil, func(c call) notify.Response {
 			if c.Args[1] == 0 {
 				return c.setTimes(c.descriptor(c.fd(0)), c.Args[2], timespecs)

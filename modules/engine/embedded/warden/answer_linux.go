@@ -31,6 +31,8 @@ func (w *Warden) handler(call int) func(*notify.Request) notify.Response {
 		return w.start
 	case unix.SYS_EXECVE:
 		return w.execve
+	case unix.SYS_RT_SIGACTION:
+		return w.sigaction
 	case unix.SYS_SOCKET:
 		return w.socket
 	case unix.SYS_CONNECT:
@@ -59,6 +61,21 @@ func (w *Warden) start(*notify.Request) notify.Response {
 	if !w.mayStart() {
 		return notify.Errno(unix.EAGAIN)
 	}
+	return notify.Continue()
+}
+
+// sigaction has handlers of SIGCHLD restart the calls that are handed to us.
+func (w *Warden) sigaction(r *notify.Request) notify.Response {
+	move := func(write bool) func(uint64, []byte) error {
+		return func(addr uint64, b []byte) error {
+			n, err := w.transfer(r, write, addr, b)
+			if err == nil && n != len(b) {
+				err = unix.EFAULT
+			}
+			return err
+		}
+	}
+	notify.RestartAfter(move(false), move(true), r.Args[1])
 	return notify.Continue()
 }
 

@@ -125,6 +125,7 @@ func processRules() []jail.Rule {
 	rules := []jail.Rule{
 		{Call: "clone", If: when(jail.Test{Arg: 0, Mask: namespaceFlags, Value: 0, Not: true}), Action: jail.Refuse, Errno: uint32(unix.EPERM)},
 		{Call: "chroot", Action: jail.Allow}, // it takes a capability that only the start has
+		{Call: "rt_sigaction", If: when(is(0, uint32(unix.SIGCHLD))), Action: jail.Notify},
 		{Call: "prctl", If: when(is(0, dumpable), is(1, 0)), Action: jail.Notify},
 		{Call: "prlimit64", If: when(isNot(0, 0)), Action: jail.Notify},
 		{Call: "setpriority", If: when(isNot(0, 0)), Action: jail.Notify},
