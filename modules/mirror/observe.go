@@ -173,7 +173,7 @@ func (g *Gateway) observes(ctx context.Context, step string) bool {
 		return false
 	}
 	key := g.steps.lockOf(ctx, step)
-	return key == o.key || key == ""
+	return key == o.key || key == fetchLock
 }
 
 var errThisMachine = errors.New("it is this machine, or local to its network")
