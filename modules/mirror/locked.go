@@ -80,6 +80,7 @@ type lockBook struct {
 	used   bool
 	strict bool
 	locks  map[string]*lockSet
+	merged *lockSet // of all locks, as ofFetch made it; nil when they changed since
 }
 
 // lockSet is one lock, by "ecosystem path".
@@ -138,7 +139,7 @@ func (b *lockBook) put(key string, s *lockSet) {
 	if b.locks == nil {
 		b.locks = map[string]*lockSet{}
 	}
-	b.used = true
+	b.used, b.merged = true, nil
 	b.locks[key] = s
 }
 
@@ -179,8 +180,8 @@ func (b *lockBook) ofFetch() *lockSet {
 			return s
 		}
 	}
-	if !b.strict {
-		return nil
+	if !b.strict || b.merged != nil {
+		return b.merged
 	}
 	all := &lockSet{file: "any lock", remedy: "drydock mirror lock", pins: map[string]lockfile.Material{}, absent: map[string]bool{}, meta: map[string]*madeMeta{}}
 	twice := map[string]bool{}
@@ -196,6 +197,7 @@ func (b *lockBook) ofFetch() *lockSet {
 		}
 	}
 	maps.DeleteFunc(all.pins, func(k string, _ lockfile.Material) bool { return twice[k] })
+	b.merged = all
 	return all
 }
 
@@ -264,6 +266,10 @@ func (g *Gateway) serveLocked(w http.ResponseWriter, r *http.Request, s *lockSet
 		return false
 	}
 	pin, pinned, absent := g.locks.find(s, ecosystem+" "+asked)
+	var versions string
+	if ecosystem == Go {
+		versions = g.locks.versions(s, asked)
+	}
 	switch {
 	case ecosystem == Debian && g.serveMade(w, r, s, asked):
 	case pinned:
@@ -275,8 +281,8 @@ func (g *Gateway) serveLocked(w http.ResponseWriter, r *http.Request, s *lockSet
 		answer(w, http.StatusNotFound, "drydock: the mirrors did not have it when "+s.file+" was made")
 	case ecosystem == Npm && isNpmItself(asked):
 		answer(w, http.StatusNotFound, "drydock: npm looks for newer versions of itself in vain")
-	case ecosystem == Go && g.locks.versions(s, asked) != "":
-		answer(w, http.StatusOK, g.locks.versions(s, asked))
+	case versions != "":
+		answer(w, http.StatusOK, versions)
 	case ecosystem == Go && g.locks.isPrefix(s, asked):
 		answer(w, http.StatusNotFound, "drydock: "+s.file+" has no such module")
 	case ecosystem == Go && isProof(asked):
