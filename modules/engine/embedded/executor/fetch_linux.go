@@ -27,7 +27,7 @@ func WithFetch(ctx context.Context, v Vertex) context.Context {
 // mirror gateway of the context, as a step's are: nothing but the mirrors
 // answers, and what was fetched is a material of the step.
 type FetchTransport struct {
-	// Room is what one fetch under a context may bring; nil is no bound.
+	// Room is what one fetch under a context may bring. It is required.
 	Room func(context.Context) Room
 }
 
@@ -50,7 +50,7 @@ func (t FetchTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, &gatewayFault{err}
 	}
-	f := &fetch{control: control}
+	f := &fetch{control: control, room: t.Room(ctx), place: r.URL.Redacted()}
 	if f.conn, err = g.dial(hello{Kind: "conn", Proto: "http", Step: v.Digest}); err != nil {
 		f.end(false)
 		return nil, &gatewayFault{err}
@@ -80,13 +80,9 @@ func (t FetchTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.Method == http.MethodGet && resp.StatusCode >= http.StatusBadRequest {
 		return nil, unserved(r, resp)
 	}
-	if t.Room != nil {
-		f.room, f.place = t.Room(ctx), r.URL.Redacted()
-		f.bounded = true
-		if resp.ContentLength > f.room.Bytes {
-			f.Close()
-			return nil, f.exceeded()
-		}
+	if resp.ContentLength > f.room.Bytes {
+		f.Close()
+		return nil, f.exceeded()
 	}
 	return resp, nil
 }
@@ -120,15 +116,14 @@ type fetch struct {
 	stop          func() bool
 	whole         bool
 	once          sync.Once
-	bounded       bool
-	room          Room   // is left, if bounded
+	room          Room   // is left
 	place         string // the address
 }
 
 // Read notes whether the body was read to its end.
 func (f *fetch) Read(p []byte) (int, error) {
 	n, err := f.body.Read(p)
-	if f.room.Bytes -= int64(n); f.bounded && f.room.Bytes < 0 {
+	if f.room.Bytes -= int64(n); f.room.Bytes < 0 {
 		return 0, f.exceeded()
 	}
 	f.whole = f.whole || errors.Is(err, io.EOF)
