@@ -13,36 +13,32 @@ import (
 	gateway "github.com/moby/buildkit/frontend/gateway/client"
 )
 
-// gitRule is one line of a .gitignore file.
-type gitRule struct {
-	pattern gitignore.Pattern
-}
-
-func parseGitIgnore(base, text string) []gitRule {
+// parseGitIgnore gives the rules of a .gitignore file of the directory base.
+func parseGitIgnore(base, text string) []gitignore.Pattern {
 	var domain []string
 	if base != "." {
 		domain = strings.Split(base, "/")
 	}
-	var rules []gitRule
+	var rules []gitignore.Pattern
 	for _, line := range strings.Split(text, "\n") {
 		line = strings.TrimSuffix(line, "\r")
 		if strings.TrimSpace(line) == "" || strings.HasPrefix(line, "#") {
 			continue
 		}
-		rules = append(rules, gitRule{gitignore.ParsePattern(line, domain)})
+		rules = append(rules, gitignore.ParsePattern(line, domain))
 	}
 	return rules
 }
 
 // gitIgnored says whether a path is ignored: the last matching rule wins, and
 // what lies in an ignored directory is ignored.
-func gitIgnored(rules []gitRule, name string, dir bool) bool {
+func gitIgnored(rules []gitignore.Pattern, name string, dir bool) bool {
 	if parent := path.Dir(name); parent != "." && gitIgnored(rules, parent, true) {
 		return true
 	}
 	parts := strings.Split(name, "/")
 	for i := len(rules) - 1; i >= 0; i-- {
-		switch rules[i].pattern.Match(parts, dir) {
+		switch rules[i].Match(parts, dir) {
 		case gitignore.Exclude:
 			return true
 		case gitignore.Include:
@@ -57,7 +53,7 @@ type gitTree struct {
 	list func(dir string) (names map[string]bool, err error) // true: a directory
 	read func(file string) (string, error)
 
-	rules   []gitRule
+	rules   []gitignore.Pattern
 	dropped []string // what is ignored, without what lies in it
 }
 
