@@ -40,6 +40,7 @@ func TestTarball(t *testing.T) {
 		if s, err := c.Container().Import(c.Host().File(path)).File("/f").Contents(ctx); err != nil || s != "in the image" {
 			t.Errorf("imported from the host: %q, %v", s, err)
 		}
+		loadable(t, path)
 		// as the output of a step
 		copied := busybox(t, c).WithMountedFile("/in.tar", tarball).WithExec([]string{"cp", "/in.tar", "/out.tar"}).File("/out.tar")
 		if s, err := c.Container().Import(copied).File("/f").Contents(ctx); err != nil || s != "in the image" {
@@ -49,6 +50,51 @@ func TestTarball(t *testing.T) {
 			t.Error("importing something else: no error")
 		}
 	})
+}
+
+// loadable: an archive of a single image is one for docker load, too.
+func loadable(t *testing.T, path string) {
+	t.Helper()
+	files := tarFiles(t, path)
+	var images []struct {
+		Config string
+		Layers []string
+	}
+	if err := json.Unmarshal(files["manifest.json"], &images); err != nil || len(images) != 1 || len(images[0].Layers) == 0 {
+		t.Fatalf("manifest.json is %q: %v", files["manifest.json"], err)
+	}
+	for _, name := range append(images[0].Layers, images[0].Config) {
+		if len(files[name]) == 0 {
+			t.Errorf("manifest.json names %s, which is not there", name)
+		}
+	}
+	var top index
+	if err := json.Unmarshal(files["index.json"], &top); err != nil || len(top.Manifests) != 1 {
+		t.Errorf("index.json is %q: %v", files["index.json"], err)
+	}
+}
+
+// tarFiles are the files of an archive.
+func tarFiles(t *testing.T, path string) map[string][]byte {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	files := map[string][]byte{}
+	for r := tar.NewReader(f); ; {
+		h, err := r.Next()
+		if err == io.EOF {
+			return files
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if files[h.Name], err = io.ReadAll(r); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 type index struct {
@@ -77,6 +123,12 @@ func TestPlatforms(t *testing.T) {
 			t.Error("a platform that is not there: no error")
 		}
 		path := filepath.Join(t.TempDir(), "image.tar")
+		if _, err := tarball.Export(ctx, path); err != nil {
+			t.Fatal(err)
+		}
+		if _, there := tarFiles(t, path)["manifest.json"]; there {
+			t.Error("several platforms have a manifest.json, which can name only one")
+		}
 		if _, err := amd.AsTarball(dagger.ContainerAsTarballOpts{ForcedCompression: dagger.ImageLayerCompressionZstd}).Export(ctx, path); err != nil {
 			t.Fatal(err)
 		}
@@ -89,37 +141,19 @@ func TestPlatforms(t *testing.T) {
 // readTar is all JSON of an OCI archive.
 func readTar(t *testing.T, path string) string {
 	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	var all strings.Builder
+	files := tarFiles(t, path)
 	var top index
-	r := tar.NewReader(f)
-	for {
-		h, err := r.Next()
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		dt, err := io.ReadAll(io.LimitReader(r, 1<<20))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if h.Name == "index.json" {
-			if err := json.Unmarshal(dt, &top); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if len(dt) > 0 && dt[0] == '{' {
-			all.Write(dt)
-		}
+	if err := json.Unmarshal(files["index.json"], &top); err != nil {
+		t.Fatal(err)
 	}
 	if len(top.Manifests) == 0 {
 		t.Error("the archive's index is empty")
+	}
+	var all strings.Builder
+	for _, dt := range files {
+		if len(dt) > 0 && dt[0] == '{' {
+			all.Write(dt)
+		}
 	}
 	return all.String()
 }

@@ -116,14 +116,21 @@ func (s *Server) tarball(ctx context.Context, variants []*container, attrs map[s
 	return remembered(ctx, s.memo, keyOf(parts...), func() (string, error) { return s.makeTarball(ctx, variants, attrs) })
 }
 
+// makeTarball writes an OCI layout with, of a single image, docker's manifest.json
+// beside its index.
 func (s *Server) makeTarball(ctx context.Context, variants []*container, attrs map[string]string) (string, error) {
 	temp, err := wholefile.Begin(s.scratch(), wholefile.Options{Mode: 0o644, Pattern: "image-*.tar"})
 	if err != nil {
 		return "", hostFault("exporting an image", err)
 	}
 	defer temp.Discard()
+	// for docker load and podman load; they know no index of several platforms
+	kind := client.ExporterDocker
+	if len(variants) > 1 {
+		kind = client.ExporterOCI
+	}
 	export := client.ExportEntry{
-		Type: client.ExporterOCI, Attrs: attrs,
+		Type: kind, Attrs: attrs,
 		Output: func(map[string]string) (io.WriteCloser, error) { return keepOpen{temp}, nil },
 	}
 	err = s.build(ctx, job{exports: []client.ExportEntry{export}}, func(ctx context.Context, gw gateway.Client) (*gateway.Result, error) {
