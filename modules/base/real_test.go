@@ -2,6 +2,7 @@ package base
 
 import (
 	"context"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"drydock/modules/base/layout"
 	"drydock/modules/engine"
 	"drydock/modules/mirror"
+	"drydock/modules/steprun/steptest"
 )
 
 // TestMain lets the engine re-execute this test as its child.
@@ -46,13 +48,12 @@ func realBuilder(t *testing.T, store string) *Builder {
 			if client != nil {
 				return client, nil
 			}
-			// Not TempDir: without root, what steps made belongs to subordinate
-			// ids, and a few empty folders of it stay.
+			// not TempDir: without root, what steps made belongs to subordinate ids
 			state, err := os.MkdirTemp("", "drydock-base-*")
 			if err != nil {
 				return nil, err
 			}
-			t.Cleanup(func() { _ = os.RemoveAll(state) })
+			t.Cleanup(func() { check(t, errors.Join(steptest.RemoveState(state), os.RemoveAll(state))) })
 			e, err := engine.Connect(ctx, engine.Config{
 				Kind: engine.KindEmbedded, CacheDir: state, Environ: os.Environ(), Gateway: gateway(t, set, dir),
 			})
