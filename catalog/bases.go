@@ -36,8 +36,8 @@ func (l *loader) checkBase(s source, b *Base) {
 		if !ociPattern.MatchString(b.Image) {
 			l.fail(s.at("image"), "%q is not path@sha256:…", b.Image).Remedy = "write image: and path@sha256: with 64 hex digits, as the oci mirror has it; a tag can move"
 		}
-		if b.Variant != "" || len(b.Packages) > 0 || b.Go != "" || b.Suite != "" {
-			l.fail(s.at("kind"), "a base of kind oci has variant, suite, packages or go").Remedy = "leave them out: it is what its image is"
+		if b.Variant != "" || len(b.Packages) > 0 || b.Go != "" || b.Node != "" || b.Suite != "" {
+			l.fail(s.at("kind"), "a base of kind oci has variant, suite, packages, go or node").Remedy = "leave them out: it is what its image is"
 		}
 	default:
 		l.fail(s.at("kind"), "%q is not a kind of base", b.Kind).Remedy = "write kind: debian or kind: oci"
@@ -68,6 +68,12 @@ func (l *loader) checkDebian(s source, b *Base) {
 	}
 	if b.Go != "" && !goPattern.MatchString(b.Go) {
 		l.fail(s.at("go"), "%q is not a version of Go", b.Go).Remedy = "write for example go: 1.26.8"
+	}
+	if b.Node != "" && !nodePattern.MatchString(b.Node) {
+		l.fail(s.at("node"), "%q is not a version of Node.js", b.Node).Remedy = "write for example node: \"22\" or node: 22.12.0"
+	}
+	if b.Node != "" && b.Variant != "full" {
+		l.fail(s.at("node"), "Node.js in a %s base", b.Variant).Remedy = "write variant: full"
 	}
 	if b.Go != "" && b.Variant != "full" {
 		l.fail(s.at("go"), "a toolchain in a %s base", b.Variant).Remedy = "write variant: full"

@@ -38,6 +38,7 @@ type Base struct {
 	Platforms   []artifact.Platform `yaml:"platforms"`
 	Packages    []string            `yaml:"packages,omitempty"`
 	Go          string              `yaml:"go,omitempty"`     // Go toolchain to add: 1.26 (its newest release when the lock is made) or 1.26.8
+	Node        string              `yaml:"node,omitempty"`   // Node.js to add, with npm, corepack and yarn: 22 (its newest release when the lock is made) or 22.12.0
 	Image       string              `yaml:"image,omitempty"`  // oci: path@sha256:… at the oci mirror
 	Verify      *Verify             `yaml:"verify,omitempty"` // oci: whose signatures it must carry
 	User        string              `yaml:"user,omitempty"`

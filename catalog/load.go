@@ -21,6 +21,7 @@ var (
 	ociPattern      = regexp.MustCompile(`^[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*@sha256:[a-f0-9]{64}$`)
 	registryPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]*(:\d+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+$`)
 	goPattern       = regexp.MustCompile(`^1\.\d+(\.\d+|rc\d+)?$`)
+	nodePattern     = regexp.MustCompile(`^\d+(\.\d+\.\d+)?$`)
 )
 
 // loader collects a catalog and what is wrong with it.

@@ -257,6 +257,8 @@ func TestWrongBases(t *testing.T) {
 		{"platform twice", "bases/full.yaml", "[linux/amd64]", "[linux/amd64, linux/amd64]", "cat/bases/full.yaml:5", "twice"},
 		{"another system", "bases/full.yaml", "[linux/amd64]", "[windows/amd64, linux/amd64]", "cat/bases/full.yaml:5", "not built"},
 		{"toolchain", "bases/full.yaml", "kind:", "go: go1.26\nkind:", "cat/bases/full.yaml:3", "not a version of Go"},
+		{"no Node.js", "bases/full.yaml", "kind:", "node: v22\nkind:", "cat/bases/full.yaml:3", "not a version of Node.js"},
+		{"Node.js in minimal", "bases/minimal.yaml", "kind:", "node: \"22\"\nkind:", "cat/bases/minimal.yaml:3", "Node.js in a minimal base"},
 		{"toolchain in minimal", "bases/minimal.yaml", "kind:", "go: 1.26.1\nkind:", "cat/bases/minimal.yaml:3", "minimal base"},
 		{"package twice", "bases/minimal.yaml", "[libc6]", "[libc6, libc6]", "cat/bases/minimal.yaml:6", "twice"},
 	})

@@ -28,14 +28,14 @@ func (p *program) initVerb() *cli.Command {
 		ArgsUsage: "[DIR]",
 		Description: `Finds Dockerfile*, *.Dockerfile and Containerfile* in DIR (default: here),
 guesses name and context of each image and writes drydock.yaml there. Vendored
-code, test data, folders for tools, templates and what git ignores are left out
+code, tests and their data, folders for tools, templates and what git ignores are left out
 and listed. Prints which bases of the catalog stand for what FROM names, which
 to add, which package managers in RUN have no mirror, and files fetched by ADD.
 No Dockerfile is changed. A drydock.yaml that is there is not overwritten without
 --force; with --dry-run nothing is written. --add-bases writes the bases proposed
 into the catalog's directory, new files and more for standsFor: in those that are
-there, except upstream images whose digest somebody has to look up. Nothing else
-is written.`,
+there, except upstream images whose digest somebody has to look up. For golang and
+node those are Debian with the toolchain and what RUN calls. Nothing else is written.`,
 		Flags: append(commonFlags(), boolean("dry-run", "print the proposal and write nothing"), boolean("force", "overwrite a drydock.yaml"),
 			boolean("add-bases", "write the bases proposed into the catalog, a directory, for review")),
 		Action: func(c *cli.Context) error {

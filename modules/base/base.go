@@ -38,6 +38,7 @@ type Spec struct {
 	Suite     string // Debian suite; "" is the one the mirror settings lead to
 	Packages  []string
 	Go        string // toolchain: 1.25 (its newest patch release) or 1.25.3; "" is none
+	Node      string // Node.js: 22 (its newest release) or 22.12.0; "" is none
 	Image     string // of an oci base: path@sha256:…
 	User      string // "" is 65532:65532 for those unpacked, root for full, the image's own for oci
 	Platforms []artifact.Platform
@@ -105,7 +106,7 @@ func (s Spec) check() error {
 			return bad("it names no platform", "write for example linux/amd64")
 		}
 	case KindOCI:
-		if len(s.Packages) > 0 || s.Go != "" || s.Variant != "" {
+		if len(s.Packages) > 0 || s.Go != "" || s.Node != "" || s.Variant != "" {
 			return bad("an oci base takes no packages, toolchain or variant", "put them in the Dockerfile that builds on it")
 		}
 	default:
@@ -136,7 +137,7 @@ func (s Spec) badPlatform() string {
 // that a lock of another Spec is noticed.
 func (s Spec) request() Request {
 	r := Request{
-		Packages: slices.Clone(s.Packages), Go: s.Go, Image: s.Image, User: s.User,
+		Packages: slices.Clone(s.Packages), Go: s.Go, Node: s.Node, Image: s.Image, User: s.User,
 		Env: maps.Clone(s.Env), Signed: s.Trust.locked(),
 	}
 	slices.Sort(r.Packages)

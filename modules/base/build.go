@@ -340,37 +340,46 @@ func (b *Builder) makePlatform(ctx context.Context, lock *Lock, t *LockedTarget,
 	return made{materials, layers}, err
 }
 
-// layers are the Debian layer and, if there is one, the toolchain's.
+// layers are the Debian layer and, if there are any, the toolchains'.
 func (b *Builder) layers(ctx context.Context, lock *Lock, t *LockedTarget, in fetched, tmp string) ([]layout.Layer, error) {
 	system, err := b.layer(ctx, lock, struct {
 		Variant, Platform string
 		Suite             string
 		Archives          []LockedArchive
 		Packages          []LockedPackage
-	}{lock.Variant, t.Platform.String(), lock.Suite, lock.Archives, t.Packages}, func(out io.Writer) error {
+		NodeUser          bool `json:",omitempty"`
+	}{lock.Variant, t.Platform.String(), lock.Suite, lock.Archives, t.Packages, len(t.Node) > 0}, func(out io.Writer) error {
 		return b.writeSystem(ctx, out, lock, t, in.debs, tmp)
 	})
 	if err != nil {
 		return nil, err
 	}
 	out := []layout.Layer{system}
-	if t.Toolchain != nil {
-		tools, err := b.layer(ctx, lock, t.Toolchain.Sum, func(out io.Writer) (err error) {
+	tools := func(of any, add func(*rootfs.Tree) error) error {
+		made, err := b.layer(ctx, lock, of, func(out io.Writer) (err error) {
 			tree, err := rootfs.New(tmp)
 			if err != nil {
 				return err
 			}
 			tree.Stop = func() error { return context.Cause(ctx) }
 			defer func() { err = errors.Join(err, tree.Close()) }()
-			if err := addToolchain(tree, in.toolchain, t.Toolchain); err != nil {
+			if err := add(tree); err != nil {
 				return err
 			}
 			return tree.WriteTar(out, lock.Epoch)
 		})
-		if err != nil {
+		out = append(out, made)
+		return err
+	}
+	if t.Toolchain != nil {
+		if err := tools(t.Toolchain.Sum, func(tree *rootfs.Tree) error { return addToolchain(tree, in.toolchain, t.Toolchain) }); err != nil {
 			return nil, err
 		}
-		out = append(out, tools)
+	}
+	if len(t.Node) > 0 {
+		if err := tools(t.Node, func(tree *rootfs.Tree) error { return addNode(tree, t.Node, in.node) }); err != nil {
+			return nil, err
+		}
 	}
 	return out, nil
 }
@@ -382,7 +391,13 @@ func (b *Builder) writeSystem(ctx context.Context, out io.Writer, lock *Lock, t 
 			return err
 		}
 		tree.Stop = func() error { return context.Cause(ctx) }
-		return errors.Join(tree.WriteTar(out, lock.Epoch), tree.Close(), source.Close())
+		if len(t.Node) > 0 {
+			err = addNodeUser(tree, lock.Epoch)
+		}
+		if err == nil {
+			err = tree.WriteTar(out, lock.Epoch)
+		}
+		return errors.Join(err, tree.Close(), source.Close())
 	}
 	tree, err := rootfs.New(tmp)
 	if err != nil {
@@ -455,6 +470,10 @@ func configuration(spec Spec, lock *Lock, t *LockedTarget) v1.Image {
 	if t.Toolchain != nil {
 		env["PATH"] = "/go/bin:/" + goRoot + "/bin:" + searchPath
 		env["GOPATH"], env["GOTOOLCHAIN"], env["CGO_ENABLED"] = "/go", "local", "0"
+	}
+	if len(t.Node) > 0 {
+		nodeEnv(env, t.Node)
+		config.Cmd = []string{"node"}
 	}
 	maps.Copy(env, spec.Env)
 	for _, k := range slices.Sorted(maps.Keys(env)) {

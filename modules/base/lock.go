@@ -15,13 +15,14 @@ import (
 )
 
 // LockVersion is the newest lock format this program reads, and the one it writes
-// of locks that need it: those made as of a time. Others are of format 1.
-const LockVersion = 2
+// of locks that need it: those with Node.js. Those made as of a time are of format
+// 2, others of format 1.
+const LockVersion = 3
 
 // Lock pins everything a base is made of. It holds no registry address: paths
 // are relative to whatever mirror serves them.
 type Lock struct {
-	Version   int             `json:"version"` // 1, or 2 with To
+	Version   int             `json:"version"` // 1; 2 with To; 3 with Node
 	Name      string          `json:"name"`
 	Kind      string          `json:"kind"`
 	Variant   string          `json:"variant,omitempty"`
@@ -38,6 +39,7 @@ type Lock struct {
 type Request struct {
 	Packages []string          `json:"packages,omitempty"`
 	Go       string            `json:"go,omitempty"`
+	Node     string            `json:"node,omitempty"`
 	Image    string            `json:"image,omitempty"`
 	User     string            `json:"user,omitempty"`
 	Env      map[string]string `json:"env,omitempty"`
@@ -56,6 +58,7 @@ type LockedTarget struct {
 	Platform  artifact.Platform `json:"platform"`
 	Digest    artifact.Digest   `json:"digest,omitempty"` // of the image manifest
 	Toolchain *LockedToolchain  `json:"toolchain,omitempty"`
+	Node      []LockedTool      `json:"node,omitempty"` // Node.js first, then what comes with it
 	Packages  []LockedPackage   `json:"packages,omitempty"`
 }
 
@@ -77,6 +80,14 @@ type LockedToolchain struct {
 	Version string `json:"version"`
 	Sum     string `json:"sum"`    // h1:… of the checksum database
 	SHA256  string `json:"sha256"` // hex, of the zip
+	Size    int64  `json:"size"`
+}
+
+// LockedTool is one package of the npm registry.
+type LockedTool struct {
+	Name    string `json:"name"`
+	Version string `json:"version"`
+	SHA256  string `json:"sha256"` // hex, of the tarball
 	Size    int64  `json:"size"`
 }
 
@@ -143,15 +154,12 @@ func (l *Lock) check() error {
 	digests := []artifact.Digest{l.Digest}
 	for _, t := range l.Platforms {
 		digests = append(digests, t.Digest)
+		if err := checkNode(t.Node); err != nil {
+			return err
+		}
 		for _, p := range t.Packages {
-			if _, err := artifact.ParseDigest("sha256:" + p.SHA256); err != nil {
-				return fmt.Errorf("package %s: %w", p.Name, err)
-			}
-			if !plainPath(p.Archive) || strings.Contains(p.Archive, "/") || !plainPath(p.Path) {
-				return fmt.Errorf("package %s: %q is not a path in an archive", p.Name, p.Archive+"/"+p.Path)
-			}
-			if p.Name == "" || strings.ContainsAny(p.Name, "/ \n") || strings.ContainsAny(p.Version, "/ \n") {
-				return fmt.Errorf("package %q: not a package name and version", p.Name)
+			if err := p.check(); err != nil {
+				return err
 			}
 		}
 	}
@@ -162,6 +170,19 @@ func (l *Lock) check() error {
 		if _, err := artifact.ParseDigest(string(d)); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+func (p LockedPackage) check() error {
+	if _, err := artifact.ParseDigest("sha256:" + p.SHA256); err != nil {
+		return fmt.Errorf("package %s: %w", p.Name, err)
+	}
+	if !plainPath(p.Archive) || strings.Contains(p.Archive, "/") || !plainPath(p.Path) {
+		return fmt.Errorf("package %s: %q is not a path in an archive", p.Name, p.Archive+"/"+p.Path)
+	}
+	if p.Name == "" || strings.ContainsAny(p.Name, "/ \n") || strings.ContainsAny(p.Version, "/ \n") {
+		return fmt.Errorf("package %q: not a package name and version", p.Name)
 	}
 	return nil
 }
@@ -185,6 +206,9 @@ func (l *Lock) Marshal() ([]byte, error) {
 	c.sort()
 	if c.Version = 1; c.To != 0 {
 		c.Version = 2
+	}
+	if c.Request.Node != "" {
+		c.Version = 3
 	}
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
@@ -248,6 +272,8 @@ func (l *Lock) fits(s Spec) string {
 		return fmt.Sprintf("the lock was made for packages %v, the catalog asks for %v", have.Packages, want.Packages)
 	case want.Go != have.Go:
 		return fmt.Sprintf("the lock was made for go %q, the catalog asks for %q", have.Go, want.Go)
+	case want.Node != have.Node:
+		return fmt.Sprintf("the lock was made for node %q, the catalog asks for %q", have.Node, want.Node)
 	case want.Image != have.Image:
 		return fmt.Sprintf("the lock was made for image %q, the catalog asks for %q", have.Image, want.Image)
 	case want.settings(have) != "":
@@ -288,6 +314,7 @@ func Changes(old, next *Lock) []string {
 			continue
 		}
 		out = append(out, packageChanges(o, &t)...)
+		out = append(out, nodeChanges(o, &t)...)
 		was, is := toolchainVersion(o), toolchainVersion(&t)
 		if was != is {
 			out = append(out, fmt.Sprintf("%s: go toolchain %s -> %s", t.Platform, was, is))

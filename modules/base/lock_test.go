@@ -51,7 +51,7 @@ func TestLockRefusals(t *testing.T) {
 	good, err := sampleLock().Marshal()
 	check(t, err)
 	for _, c := range []struct{ name, old, next, says string }{
-		{"newer version", `"version": 1`, `"version": 3`, "use a newer drydock"},
+		{"newer version", `"version": 1`, `"version": 4`, "use a newer drydock"},
 		{"no version", `"version": 1`, `"version": 0`, "no version"},
 		{"unknown field", `"name": "tiny"`, `"name": "tiny", "colour": "red"`, "colour"},
 		{"not JSON", `{`, `[`, "base update tiny"},

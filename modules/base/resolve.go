@@ -85,6 +85,11 @@ func Resolve(ctx context.Context, m *mirror.Set, spec Spec) (*Lock, error) {
 				return nil, err
 			}
 		}
+		if spec.Node != "" {
+			if target.Node, err = resolveNode(ctx, m, spec, platform); err != nil {
+				return nil, err
+			}
+		}
 		lock.Platforms = append(lock.Platforms, target)
 	}
 	lock.sort()

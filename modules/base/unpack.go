@@ -31,6 +31,7 @@ type debFile struct {
 type fetched struct {
 	debs      []debFile // by name
 	toolchain string    // path of the zip
+	node      []string  // paths of the tarballs, in the lock's order
 }
 
 // fetches is how many packages are fetched at a time.
@@ -67,6 +68,11 @@ func (b *Builder) fetchTarget(ctx context.Context, lock *Lock, t *LockedTarget) 
 		materials = append(materials, named(blob.Material, "pkg:golang/"+t.Toolchain.Module+"@"+t.Toolchain.Version))
 		out.toolchain = blob.Path
 	}
+	node, more, err := fetchNode(ctx, b.Mirrors, lock, t.Node)
+	if err != nil {
+		return out, nil, err
+	}
+	out.node, materials = node, append(materials, more...)
 	return out, materials, nil
 }
 

@@ -144,11 +144,7 @@ func (f *File) Tools() []Tool {
 // FROM of a line, in its stage and in those that build on it; ran says whether
 // there are any such instructions.
 func (f *File) Calls(line int, programs []string) (called []string, ran bool) {
-	on := make([]bool, len(f.Stages))
-	for i, s := range f.Stages {
-		below := f.stageNamed(s.From.Raw, i)
-		on[i] = s.From.Line == line || below >= 0 && on[below]
-	}
+	on := f.standing(line)
 	for _, st := range f.code {
 		run, ok := st.cmd.(*instructions.RunCommand)
 		if !ok || !on[st.stage] {
@@ -163,6 +159,31 @@ func (f *File) Calls(line int, programs []string) (called []string, ran bool) {
 		}
 	}
 	return called, ran
+}
+
+// Sets says whether the stage with the FROM of a line, or one that builds on it,
+// gives a variable a value, by ENV or in a RUN.
+func (f *File) Sets(line int, name, value string) bool {
+	on := f.standing(line)
+	return slices.ContainsFunc(f.code, func(st statement) bool {
+		switch c := st.cmd.(type) {
+		case *instructions.EnvCommand:
+			return on[st.stage] && slices.ContainsFunc(c.Env, func(e instructions.KeyValuePair) bool { return e.Key == name && e.Value == value })
+		case *instructions.RunCommand:
+			return on[st.stage] && regexp.MustCompile(`\b`+regexp.QuoteMeta(name+"="+value)+`\b`).MatchString(runText(c))
+		}
+		return false
+	})
+}
+
+// standing says which stages have the FROM of a line, or build on one that has.
+func (f *File) standing(line int) []bool {
+	on := make([]bool, len(f.Stages))
+	for i, s := range f.Stages {
+		below := f.stageNamed(s.From.Raw, i)
+		on[i] = s.From.Line == line || below >= 0 && on[below]
+	}
+	return on
 }
 
 // runText is what a RUN gives its shell, lines joined.

@@ -40,7 +40,7 @@ type baseReady struct {
 func baseSpec(b catalog.Base) (base.Spec, error) {
 	trust, err := baseTrust(b)
 	return base.Spec{
-		Name: b.Name, Kind: b.Kind, Variant: b.Variant, Suite: b.Suite, Packages: b.Packages, Go: b.Go,
+		Name: b.Name, Kind: b.Kind, Variant: b.Variant, Suite: b.Suite, Packages: b.Packages, Go: b.Go, Node: b.Node,
 		Image: b.Image, User: b.User, Platforms: b.Platforms, Env: b.Env, Place: b.Place,
 		Trust: trust,
 	}, err

@@ -232,6 +232,9 @@ func basePackages(old, now *base.Lock) []Change {
 			for _, p := range t.Packages {
 				add("deb", p.Name, p.Version)
 			}
+			for _, n := range t.Node {
+				add("npm", n.Name, n.Version)
+			}
 			if t.Toolchain != nil {
 				add("golang", "stdlib", toolchainVersion(t.Toolchain.Version))
 			}

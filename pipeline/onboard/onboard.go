@@ -48,10 +48,12 @@ type Image struct {
 	Targets    []string            `json:"targets"`   // stages nothing else uses, besides the last
 	Target     string              `json:"target"`    // proposed of them: the last copies what is not there; "" is the last
 	Arguments  []string            `json:"arguments"` // that FROM needs and nothing gives
+	Args       map[string]string   `json:"args"`      // values proposed for those whose name tells what they mean
 	User       string              `json:"user"`      // proposed, since the Dockerfile names no ordinary one; "" it does
 	Missing    []string            `json:"missing"`   // what it copies and is not in the repository
 	Problems   []Problem           `json:"problems"`
-	Ready      bool                `json:"ready"` // it can be planned with the catalog as it is
+	Ready      bool                `json:"ready"`   // it can be planned with the catalog as it is
+	Choices    []string            `json:"choices"` // arguments that are what a FROM is, which the catalog has no base for
 
 	file *dockerfile.File
 }
@@ -70,7 +72,7 @@ type Base struct {
 	Propose  string   `json:"propose"` // what to add to the catalog; "" nothing
 	File     string   `json:"file"`    // of the catalog, that it is to be added to
 	Places   []string `json:"places"`
-	Platform string   `json:"-"`
+	Argument string   `json:"argument"` // as FROM is written, where build arguments are in it
 }
 
 // Ecosystem is a kind of package RUN instructions fetch.
@@ -104,6 +106,7 @@ var (
 // vendored are folders with what others wrote, by name.
 var vendored = map[string]string{
 	"node_modules": "node_modules", "vendor": "vendored code", "third_party": "vendored code", "bower_components": "vendored code",
+	"integration": "for tests", "e2e": "for tests", "test": "for tests", "tests": "for tests",
 	"testdata": "test data", "fixtures": "test data", "__fixtures__": "test data", "site-packages": "vendored code", "examples": "", "target": "",
 }
 
@@ -127,7 +130,8 @@ func Propose(in Input) (*Proposal, error) {
 			p.Skipped = append(p.Skipped, Skipped{file, "it cannot be read: " + short(err)})
 			continue
 		}
-		img := Image{file: parsed, Targets: noNil(parsed.Targets()), Arguments: noNil(parsed.Arguments()), Missing: []string{}, Problems: []Problem{}}
+		img := Image{file: parsed, Targets: noNil(parsed.Targets()), Choices: []string{}, Missing: []string{}, Problems: []Problem{}}
+		img.Arguments, img.Args = guess(parsed.Arguments())
 		chooseContext(in.Files, file, &img)
 		p.Images = append(p.Images, img)
 	}

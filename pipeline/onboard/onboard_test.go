@@ -23,7 +23,8 @@ func ops() *catalog.Catalog {
 	return &catalog.Catalog{Bases: []catalog.Base{
 		{Name: "golang-1.26", Kind: "debian", Variant: "full", Go: "1.26", Packages: []string{"apt"}, Platforms: []artifact.Platform{amd}, StandsFor: []string{"golang:1.26"}, File: "bases/golang-1.26.yaml"},
 		{Name: "minimal", Kind: "debian", Variant: "minimal", User: "65532", Platforms: []artifact.Platform{amd, arm}, StandsFor: []string{"gcr.example/distroless/static:nonroot"}, File: "bases/minimal.yaml"},
-		{Name: "full", Kind: "debian", Variant: "full", Platforms: []artifact.Platform{amd}, File: "bases/full.yaml"},
+		{Name: "static", Kind: "debian", Variant: "static", Platforms: []artifact.Platform{amd}, File: "bases/static.yaml", StandsFor: []string{"gcr.example/distroless/static-debian12"}},
+		{Name: "full", Kind: "debian", Variant: "full", Packages: []string{"apt"}, Platforms: []artifact.Platform{amd}, File: "bases/full.yaml", StandsFor: []string{"debian:12"}},
 	}, Images: []catalog.Image{{Name: "taken"}}}
 }
 
@@ -105,7 +106,7 @@ func TestPropose(t *testing.T) {
 	for _, b := range p.Bases {
 		needs += b.Ref + "=" + b.Base + "[" + b.File + "] " + b.Propose
 	}
-	for _, want := range []string{"golang:1.26=golang-1.26", "node:20-alpine=[bases/node-20-alpine.yaml]", "image: library/node@sha256:…", `standsFor: ["node:20-alpine"]`} {
+	for _, want := range []string{"golang:1.26=golang-1.26", "node:20-alpine=[bases/node-20-slim.yaml]", `node: "20"`, `standsFor: ["node:20-alpine"]   # Debian in place of Alpine`} {
 		if !strings.Contains(needs, want) {
 			t.Errorf("bases %s\nwant %s", needs, want)
 		}
@@ -134,11 +135,58 @@ func TestProposeBase(t *testing.T) {
 		"debian:bookworm":                             `bases/full.yaml standsFor: ["debian:bookworm"]`,
 		"gcr.example/distroless/base-debian12:latest": `bases/minimal.yaml standsFor:`,
 		"quay.example/org/tool:v1@sha256:abc":         "image: org/tool@sha256:abc",
+		"debian:trixie-slim":                          "bases/debian-trixie.yaml version: 1\nname: debian-trixie\nkind: debian\nvariant: full\nsuite: trixie   #",
+		"debian:13.1":                                 `suite: trixie`,
+		"debian":                                      `bases/full.yaml standsFor: ["debian:latest"]   # latest moves`,
+		"node:22-bookworm-slim":                       "bases/node-22-slim.yaml version: 1\nname: node-22-slim\nkind: debian\nvariant: full\nplatforms: [linux/amd64]\npackages: [apt]\nnode: \"22\"\n",
+		"node:lts":                                    `standsFor: ["node:lts"]   # lts names no version`,
+		"mirror.example/library/node:22":              `node: "22"`,
+		"mirror.example/mine/node:22":                 "image: mine/node@sha256:…",
+		"gcr.example/distroless/static-debian13":      `bases/static.yaml standsFor:`,
+		"gcr.example/distroless/cc:nonroot":           `bases/minimal.yaml standsFor:`,
+		"busybox:musl":                                "image: library/busybox@sha256:…", // files are taken from it
 	} {
 		file, text := proposeBase(ops(), newNeed(ref))
 		if !strings.Contains(file+" "+text, want) {
 			t.Errorf("%s: %s %s\nwant %s", ref, file, text, want)
 		}
+	}
+}
+
+// What a build argument says of FROM is guessed where its name tells, and shown.
+func TestProposeArguments(t *testing.T) {
+	p := propose(t, tree("Dockerfile", "ARG ARCH\nARG BUILDER=placeholder\nFROM ${BUILDER} AS b\nRUN CGO_ENABLED=1 go build\nFROM gcr.example/distroless/static:latest-$ARCH\nCOPY --from=b /x /\nUSER 1\n",
+		"cgo/Dockerfile", "FROM golang:1.26\nENV CGO_ENABLED=1\nRUN go build\nUSER 1\n"))
+	var out strings.Builder
+	if err := p.WriteText(&out); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"gcr.example/distroless/static:latest-amd64", "FROM is written ${BUILDER}: args:", "bases/golang-1.26.yaml:\n  | packages: [..., gcc, libc6-dev]",
+	} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in\n%s", want, out.String())
+		}
+	}
+	if !strings.Contains(p.Project, "  #   # args: {BUILDER: …}   what it builds on") {
+		t.Error(p.Project)
+	}
+	if !strings.Contains(p.Project, "  #   args: {ARCH: amd64}   # FROM needs it\n") {
+		t.Error(p.Project)
+	}
+}
+
+// A yarn.lock names the registry itself.
+func TestProposeRegistries(t *testing.T) {
+	files := tree("Dockerfile", "FROM full\nCOPY . .\nRUN yarn install --frozen-lockfile\nUSER 1\n", "package.json", "{}",
+		"yarn.lock", "a@1:\n  version \"1.0.0\"\n  resolved \"https://registry.example/a/-/a-1.0.0.tgz#0\"\nb@1:\n  resolved \"https://registry.example/b/-/b-1.0.0.tgz#0\"\n")
+	p := propose(t, files)
+	if got := p.Images[0].Problems; len(got) != 1 || got[0].Place != "yarn.lock" || !strings.Contains(got[0].Remedy, "standsFor: {registry.example/: npm}") {
+		t.Errorf("%+v", got)
+	}
+	delete(files, "yarn.lock")
+	if p := propose(t, files); len(p.Images[0].Problems) != 0 {
+		t.Errorf("%+v", p.Images[0].Problems)
 	}
 }
 
@@ -170,7 +218,7 @@ func TestNames(t *testing.T) {
 func TestAddBases(t *testing.T) {
 	p := propose(t, tree(
 		"a/Dockerfile", "FROM golang:1.26 AS b\nRUN make x\nFROM alpine:3.21\nCOPY --from=b /x /x\n",
-		"b/Dockerfile", "FROM golang:1.24-alpine AS b\nRUN git describe && CGO_ENABLED=1 go build\nFROM node:20\nCOPY --from=b /x /x\nUSER 1\n",
+		"b/Dockerfile", "FROM golang:1.24-alpine AS b\nRUN git describe && CGO_ENABLED=1 go build\nFROM node:20\nRUN npm ci\nCOPY --from=b /x /x\nUSER 1\n",
 		"c/Dockerfile", "FROM golang:1.23-alpine AS b\nRUN apk add git\nFROM full\nCOPY --from=b /x /x\nUSER 1\n",
 	))
 	if len(p.Images[0].Problems) == 0 || !strings.Contains(p.Images[0].Problems[0].Message, "has not all that RUN calls: make") {
@@ -190,7 +238,10 @@ func TestAddBases(t *testing.T) {
 	if text := string(got.Files["bases/golang-1.24-git.yaml"]); !strings.Contains(text, "packages: [apt, git]\ngo: \"1.24\"") || !strings.Contains(text, `standsFor: ["golang:1.24-alpine"]`) {
 		t.Error(text)
 	}
-	if len(got.Left) != 3 { // node, Alpine with its own packages, and alpine where no base is like it
+	if text := string(got.Files["bases/node-20.yaml"]); !strings.Contains(text, "packages: [apt, make, git, g++, libc6-dev, python3]\nnode: \"20\"") {
+		t.Error(text)
+	}
+	if len(got.Left) != 2 { // Alpine with its own packages, and alpine where no base is like it
 		t.Errorf("%+v", got.Left)
 	}
 	cat["bases/golang-1.26.yaml"].Data = []byte("packages:\n  - apt\n")

@@ -20,6 +20,7 @@ var usual = []struct {
 }{
 	{"make", []string{"make"}}, {"git", []string{"git"}}, {"curl", []string{"curl"}}, {"wget", []string{"wget"}},
 	{"gcc", []string{"gcc", "libc6-dev"}}, {"cc", []string{"gcc", "libc6-dev"}}, {"g++", []string{"g++", "libc6-dev"}}, {"pkg-config", []string{"pkg-config"}},
+	{"python3", []string{"python3"}},
 }
 
 // need is what a Dockerfile wants of one reference.
@@ -29,6 +30,7 @@ type need struct {
 	name string // of want, without the tag
 	tag  string
 	runs bool // commands run on it
+	from bool // it is built on; else files are taken from it
 	apk  bool // Alpine's package manager among them
 
 	programs []string // of the usual ones, that they call
@@ -44,11 +46,16 @@ func wanted(f *dockerfile.File, r dockerfile.BaseRef) need {
 	for _, u := range usual {
 		programs = append(programs, u.program)
 	}
+	n.from = true
 	n.programs, n.runs = f.Calls(r.Line, programs)
 	if i := slices.Index(n.programs, "apk"); i >= 0 {
 		n.apk = true
 		n.programs = slices.Delete(n.programs, i, i+1)
 	}
+	if path.Base(n.name) == "golang" && !strings.Contains(n.tag, "alpine") && !slices.Contains(n.programs, "gcc") && f.Sets(r.Line, "CGO_ENABLED", "1") {
+		n.programs = append(n.programs, "gcc") // the go command calls it
+	}
+	n.programs = append(n.programs, n.nodeBuilds(f, r.Line)...)
 	return n
 }
 
@@ -61,6 +68,9 @@ func newNeed(ref string) need {
 // lacks lists the packages a base would need more for the programs called.
 func (n need) lacks(b catalog.Base) []string {
 	var out []string
+	if !n.language() {
+		return nil // its upstream image has none of them either
+	}
 	for _, u := range usual {
 		if !slices.Contains(n.programs, u.program) {
 			continue
@@ -74,11 +84,14 @@ func (n need) lacks(b catalog.Base) []string {
 	return out
 }
 
-// lacking is what a base that stands for golang, whose image has make and its
+// language says whether it is an image of those that bring the usual programs.
+func (n need) language() bool { return path.Base(n.name) == "golang" || n.nodeRelease() != "" }
+
+// lacking is what a base that stands for a language's image, which has make and its
 // like, needs more for what RUN calls: the base's file and the packages.
 func (n need) lacking(c *catalog.Catalog, name string) (file, text string) {
 	b, ok := c.Base(name)
-	if !ok || path.Base(n.name) != "golang" {
+	if !ok || !n.language() {
 		return "", ""
 	}
 	if more := n.lacks(*b); len(more) > 0 {
@@ -100,6 +113,12 @@ func proposeBase(c *catalog.Catalog, n need) (file, text string) {
 		return b.File, fmt.Sprintf("standsFor: [%q]%s\n", n.want, n.caution())
 	}
 	if file, text, ok := proposeGo(c, n); ok {
+		return file, text
+	}
+	if file, text, ok := proposeNode(c, n); ok {
+		return file, text
+	}
+	if file, text, ok := proposeDebian(c, n); ok {
 		return file, text
 	}
 	short := path.Base(n.name)
@@ -167,29 +186,33 @@ func (n need) caution() string {
 		return "   # Debian in its place, without a shell, as an ordinary user"
 	case strings.Contains(n.tag, "alpine"):
 		return "   # Debian in place of Alpine: apk in RUN will not work"
+	case n.name == "debian" && n.suite() == "":
+		return "   # " + n.tag + " moves: this is the release the catalog has"
 	}
 	return ""
 }
 
 // alike finds a base of the kind of an upstream image.
 func alike(c *catalog.Catalog, n need) (catalog.Base, bool) {
-	if i := slices.IndexFunc(c.Bases, n.fits(goRelease(c, n))); i >= 0 {
+	if i := slices.IndexFunc(c.Bases, n.fits(c)); i >= 0 {
 		return c.Bases[i], true
 	}
 	return catalog.Base{}, false
 }
 
-// fits says which bases are of the kind; release is of Go.
-func (n need) fits(release string) func(catalog.Base) bool {
+// fits says which bases are of the kind.
+func (n need) fits(c *catalog.Catalog) func(catalog.Base) bool {
 	short := path.Base(n.name)
-	switch {
+	switch release := goRelease(c, n); {
+	case n.nodeRelease() != "":
+		return func(b catalog.Base) bool { return b.Node != "" && nodeVersion.FindString(b.Node) == n.nodeRelease() }
 	case short == "golang":
 		return func(b catalog.Base) bool { return release != "" && goVersion.FindString(b.Go) == release }
-	case short == "debian":
-		return func(b catalog.Base) bool { return b.Go == "" && b.Variant == "full" && len(b.Packages) < 8 }
+	case n.name == "debian":
+		return func(b catalog.Base) bool { return plainDebian(b) && ofSuite(b, n.suite()) }
 	case n.distroless():
-		return func(b catalog.Base) bool { return b.Go == "" && b.Variant == "minimal" }
-	case (n.name == "alpine" || n.name == "busybox") && !n.runs:
+		return n.fitsDistroless(c)
+	case (n.name == "alpine" || n.name == "busybox") && n.from && !n.runs:
 		// What is put onto it finds a libc and authorities, as there.
 		return func(b catalog.Base) bool {
 			return b.Go == "" && b.Variant == "minimal" && slices.Contains(b.Packages, "ca-certificates") && slices.Contains(b.Packages, "libc6")
@@ -201,5 +224,5 @@ func (n need) fits(release string) func(catalog.Base) bool {
 func (n need) distroless() bool {
 	short := path.Base(n.name)
 	return strings.Contains(n.name, "distroless/") && !strings.Contains(n.tag, "debug") &&
-		(strings.HasPrefix(short, "base") || strings.HasPrefix(short, "static"))
+		(strings.HasPrefix(short, "base") || strings.HasPrefix(short, "static") || strings.HasPrefix(short, "cc"))
 }

@@ -2,12 +2,16 @@ package onboard
 
 import (
 	"fmt"
+	"io/fs"
+	"maps"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 
 	"drydock/catalog"
 	"drydock/modules/artifact"
+	"drydock/modules/dockerfile"
 )
 
 // built is the platform builds run on.
@@ -26,6 +30,7 @@ func (p *Proposal) survey(in Input, img *Image) {
 	for _, t := range img.file.Tools() {
 		p.tool(in, t.Name, at(t.Line))
 	}
+	p.lockedElsewhere(in, img)
 	for _, f := range img.file.Fetches() {
 		p.Downloads = append(p.Downloads, Download{URL: f.URL, Checksum: f.Checksum != "", Place: at(f.Line)})
 	}
@@ -48,10 +53,39 @@ func (p *Proposal) survey(in Input, img *Image) {
 	}
 }
 
+// yarnResolved is where a yarn.lock of classic yarn has a package.
+var yarnResolved = regexp.MustCompile(`(?m)^  resolved "https?://([^/"]+/)`)
+
+// lockedElsewhere finds registries that a yarn.lock names: classic yarn asks there
+// whatever the registry of its configuration is.
+func (p *Proposal) lockedElsewhere(in Input, img *Image) {
+	if !slices.ContainsFunc(img.file.Tools(), func(t dockerfile.Tool) bool { return t.Name == "npm" }) {
+		return
+	}
+	file := path.Join(img.Context, "yarn.lock")
+	raw, err := fs.ReadFile(in.Files, file)
+	if err != nil {
+		return
+	}
+	var hosts []string
+	for _, m := range yarnResolved.FindAllSubmatch(raw, -1) {
+		host := string(m[1])
+		covered := slices.ContainsFunc(slices.Collect(maps.Keys(in.Catalog.Mirrors.StandsFor)), func(have string) bool { return strings.HasPrefix(have, host) })
+		if !covered && !slices.Contains(hosts, host) {
+			hosts = append(hosts, host)
+		}
+	}
+	for _, host := range hosts {
+		img.Problems = append(img.Problems, Problem{
+			file, "it has packages from " + host + ", for which no mirror answers",
+			"in the catalog's mirrors.yaml: standsFor: {" + host + ": npm}",
+		})
+	}
+}
+
 // bases notes what an image builds on; whether the catalog has all of it.
 func (p *Proposal) bases(c *catalog.Catalog, img *Image, at func(int) string) bool {
-	whole := &catalog.Image{}
-	refs, err := img.file.Bases(img.Target, whole.FromArgs(catalog.Variant{}, built))
+	refs, err := img.file.Bases(img.Target, (&catalog.Image{}).FromArgs(catalog.Variant{Args: img.Args}, built))
 	if err != nil {
 		img.Problems = append(img.Problems, Problem{short(err), "what it builds on depends on a build argument", "give it a value: args: {" + strings.Join(img.Arguments, ": …, ") + ": …}"})
 		return false
@@ -61,7 +95,7 @@ func (p *Proposal) bases(c *catalog.Catalog, img *Image, at func(int) string) bo
 		want := wanted(img.file, r)
 		i := slices.IndexFunc(p.Bases, func(b Base) bool { return b.Ref == r.Ref })
 		if i < 0 {
-			b := Base{Ref: r.Ref}
+			b := Base{Ref: r.Ref, Argument: argumentOf(img.file, r)}
 			if found, err := c.Resolve(r.Ref); err == nil {
 				if b.Base = found.Base; b.Base == "" {
 					b.Base = found.Image
@@ -82,15 +116,48 @@ func (p *Proposal) bases(c *catalog.Catalog, img *Image, at func(int) string) bo
 				"add to " + file + ": " + strings.TrimSpace(more),
 			})
 		}
+		if m := onlyArgument.FindStringSubmatch(argumentOf(img.file, r)); m != nil && p.Bases[i].Base == "" && !slices.Contains(img.Choices, m[1]) {
+			img.Choices = append(img.Choices, m[1])
+		}
 		ready = ready && p.Bases[i].Base != ""
 	}
 	return ready
 }
 
+var onlyArgument = regexp.MustCompile(`^\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?$`)
+
+// argumentOf is how a FROM is written that has build arguments in it.
+func argumentOf(f *dockerfile.File, r dockerfile.BaseRef) string {
+	for _, s := range f.Stages {
+		if s.From.Line == r.Line && r.Instruction == "FROM" && strings.Contains(s.From.Raw, "$") {
+			return s.From.Raw
+		}
+	}
+	return ""
+}
+
+// guess takes from the arguments FROM lines need those whose name tells their
+// value.
+func guess(arguments []string) (rest []string, args map[string]string) {
+	args = map[string]string{}
+	rest = slices.DeleteFunc(noNil(arguments), func(name string) bool {
+		switch strings.ToUpper(name) {
+		case "ARCH", "GOARCH", "BUILD_ARCH", "TARGET_ARCH", "TARGET_GOARCH":
+			args[name] = built.Architecture
+		case "OS", "GOOS", "BUILD_OS", "TARGET_OS", "TARGET_GOOS":
+			args[name] = built.OS
+		default:
+			return false
+		}
+		return true
+	})
+	return rest, args
+}
+
 // platforms are those the image can be built for without running foreign code.
 func platforms(c *catalog.Catalog, img *Image) []artifact.Platform {
 	out := []artifact.Platform{built}
-	if !img.Ready {
+	if !img.Ready || len(img.Args) > 0 { // what was guessed is right for one
 		return out
 	}
 	var all []artifact.Platform

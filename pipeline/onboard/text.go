@@ -3,6 +3,7 @@ package onboard
 import (
 	"fmt"
 	"io"
+	"maps"
 	"regexp"
 	"slices"
 	"strconv"
@@ -78,6 +79,16 @@ func (i Image) entry() string {
 	if i.User != "" {
 		fmt.Fprintf(&b, "    user: %s   # the Dockerfile names no ordinary one\n", scalar(i.User))
 	}
+	if len(i.Args) > 0 {
+		var args []string
+		for _, k := range slices.Sorted(maps.Keys(i.Args)) {
+			args = append(args, k+": "+i.Args[k])
+		}
+		fmt.Fprintf(&b, "    args: {%s}   # FROM needs it\n", strings.Join(args, ", "))
+	}
+	if len(i.Choices) > 0 {
+		fmt.Fprintf(&b, "    # args: {%s: …}   what it builds on, to be named if not as the Dockerfile does\n", strings.Join(i.Choices, ": …, "))
+	}
 	if len(i.Arguments) > 0 {
 		fmt.Fprintf(&b, "    # args: {%s: …}   FROM needs a value\n", strings.Join(i.Arguments, ": …, "))
 	}
@@ -110,6 +121,9 @@ func (p *Proposal) WriteText(w io.Writer) error {
 		}
 		fmt.Fprintf(&b, "base %s (%s): the catalog has none; it could have, in %s:\n", x.Ref, strings.Join(x.Places, ", "), x.File)
 		fmt.Fprint(&b, indent(x.Propose))
+		if x.Argument != "" {
+			fmt.Fprintf(&b, "  FROM is written %s: args: of the image in the project file may name another\n", x.Argument)
+		}
 	}
 	for _, e := range p.Ecosystems {
 		if e.Mirror != "" {
