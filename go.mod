@@ -17,7 +17,7 @@ require (
 	github.com/mikelolasagasti/xz v1.0.1
 	github.com/moby/buildkit v0.33.0
 	github.com/moby/profiles/seccomp v0.2.3
-	github.com/olareg/olareg v0.2.1
+	github.com/olareg/olareg v0.1.2
 	github.com/rogpeppe/go-internal v1.15.0
 	github.com/santhosh-tekuri/jsonschema/v6 v6.0.3
 	github.com/secure-systems-lab/go-securesystemslib v0.11.0
@@ -356,7 +356,6 @@ require (
 	github.com/spiffe/go-spiffe/v2 v2.7.0 // indirect
 	github.com/stefanberger/go-pkcs11uri v0.0.0-20230803200340-78284954bff6 // indirect
 	github.com/subosito/gotenv v1.6.0 // indirect
-	github.com/sudo-bmitch/oci-digest v0.1.2 // indirect
 	github.com/sylabs/sif/v2 v2.24.1 // indirect
 	github.com/sylabs/squashfs v1.0.6 // indirect
 	github.com/syndtr/goleveldb v1.0.1-0.20220721030215-126854af5e6d // indirect

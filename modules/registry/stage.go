@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"sort"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -79,6 +80,12 @@ func (s *stage) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	ew := &errorWriter{ResponseWriter: w, log: s.log}
 	defer ew.finish()
+	if kind == "referrers" {
+		lw := &listWriter{ResponseWriter: ew}
+		s.olareg.ServeHTTP(lw, r)
+		lw.finish()
+		return
+	}
 	if kind != "manifests" || r.Method == http.MethodGet || r.Method == http.MethodHead {
 		s.olareg.ServeHTTP(ew, r)
 		return
@@ -116,7 +123,7 @@ func splitPath(path string) (repo, kind string) {
 // for empty and write over it.
 func (s *stage) check(repo string) error {
 	if !filepath.IsLocal(filepath.FromSlash(repo)) {
-		return nil // olareg refuses the name
+		return nil // olareg refuses the name, by its pattern
 	}
 	dir := filepath.Join(s.dir, filepath.FromSlash(repo))
 	s.mu.Lock()
@@ -233,7 +240,10 @@ type errorWriter struct {
 }
 
 func (w *errorWriter) WriteHeader(status int) {
-	if status >= http.StatusInternalServerError && !w.written {
+	if w.written {
+		return // olareg answers a blob that came with its POST twice
+	}
+	if status >= http.StatusInternalServerError {
 		w.pending = status
 		return
 	}
@@ -253,6 +263,30 @@ func (w *errorWriter) Write(b []byte) (int, error) {
 func (w *errorWriter) finish() {
 	if w.pending != 0 && !w.written {
 		writeError(w.ResponseWriter, w.pending, "UNKNOWN", w.log.get())
+	}
+}
+
+// listWriter holds an answer back to give the list of referrers of what has none
+// as the specification does, as an empty list; olareg says null.
+type listWriter struct {
+	http.ResponseWriter
+	status int
+	body   bytes.Buffer
+}
+
+func (w *listWriter) WriteHeader(status int)      { w.status = status }
+func (w *listWriter) Write(b []byte) (int, error) { return w.body.Write(b) }
+
+func (w *listWriter) finish() {
+	b := bytes.Replace(w.body.Bytes(), []byte(`"manifests":null`), []byte(`"manifests":[]`), 1)
+	if w.Header().Get("Content-Length") != "" {
+		w.Header().Set("Content-Length", strconv.Itoa(len(b)))
+	}
+	if w.status != 0 {
+		w.ResponseWriter.WriteHeader(w.status)
+	}
+	if len(b) > 0 {
+		_, _ = w.ResponseWriter.Write(b)
 	}
 }
 
