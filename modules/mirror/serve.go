@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -56,6 +57,9 @@ func requested(r *http.Request) *url.URL {
 	if r.URL.IsAbs() {
 		u.Scheme, u.Host = r.URL.Scheme, r.URL.Host
 	}
+	if strings.HasSuffix(u.Host, ":443") {
+		u.Scheme = "https" // npm asks a proxy so for what is to be had by TLS
+	}
 	if u.Scheme == "https" {
 		u.Host = strings.TrimSuffix(u.Host, ":443")
 	}
@@ -65,7 +69,18 @@ func requested(r *http.Request) *url.URL {
 // refuse answers 403 with the URL, the rule and the remedy, in words and in
 // headers, and tells the executor.
 func (g *Gateway) refuse(w http.ResponseWriter, r *http.Request, url, reason string) {
-	g.refuseBy(w, r, refusal{URL: url, Rule: RuleMirrorOnly, Reason: reason, Remedy: remedyMirrorOnly})
+	g.refuseBy(w, r, refusal{URL: url, Rule: RuleMirrorOnly, Reason: reason, Remedy: remedyFor(requested(r))})
+}
+
+// npmFile is a tarball as npm's registries have it.
+var npmFile = regexp.MustCompile(`^/(.+/)?[^/]+/-/[^/]+\.tgz$`)
+
+// remedyFor says what to do about an address that is no mirror's.
+func remedyFor(u *url.URL) string {
+	if npmFile.MatchString(u.Path) {
+		return "let the npm mirror answer for it, in mirrors.yaml: standsFor: {" + u.Host + "/: npm}"
+	}
+	return remedyMirrorOnly
 }
 
 func (g *Gateway) refuseBy(w http.ResponseWriter, r *http.Request, ref refusal) {

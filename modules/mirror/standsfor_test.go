@@ -47,6 +47,18 @@ func TestStandsFor(t *testing.T) {
 			t.Errorf("%s: %s", url, resp.Status)
 		}
 	}
+	// npm asks a proxy for https in this way
+	if resp, body := get(t, plain, "http://yarn.test:443/left/-/left-1.0.0.tgz"); body != "a tarball" {
+		t.Errorf("port 443: %s %q", resp.Status, body)
+	}
+	for url, remedy := range map[string]string{
+		"http://other.test:443/sub/@a/b/-/b-1.0.0.tgz": "standsFor: {other.test/: npm}", "http://other.test/b.tgz": "list it under files:",
+	} {
+		resp, _ := get(t, plain, url)
+		if got := resp.Header; resp.StatusCode != http.StatusForbidden || !strings.Contains(got.Get("X-Drydock-Remedy"), remedy) || strings.Contains(got.Get("X-Drydock-Refused"), ":443") {
+			t.Errorf("%s: %s %v", url, resp.Status, got)
+		}
+	}
 	for url, base := range map[string]string{
 		"https://yarn.test/left": "https://yarn.test/", "http://registry.test/left": "http://registry.test/",
 		gatewayURL + "/npm/left": gatewayURL + "/npm/", w.url + "/npm/left": w.url + "/npm/",

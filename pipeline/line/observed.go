@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/url"
 	"path"
 	"path/filepath"
 	"regexp"
@@ -319,7 +320,7 @@ func (o *Observed) propose() {
 		ecosystem, base := ecosystemOf(c)
 		switch {
 		case slices.Contains(known, ecosystem):
-			add(Proposed{"mirror", ecosystem, "mirrors.yaml", fmt.Sprintf("%s: a mirror of %s; its client in the step must ask that, not go round it", ecosystem, base)})
+			add(Proposed{"mirror", ecosystem, "mirrors.yaml", fmt.Sprintf("%s: a mirror of %s; its client in the step must ask that, not go round it%s", ecosystem, base, standIn(ecosystem, base))})
 		case ecosystem != "":
 			add(Proposed{"unknown", ecosystem, c.Step, "drydock has no mirrors of it: bring what comes from " + base + " in a base or in the context"})
 		case c.Digest != "":
@@ -328,6 +329,15 @@ func (o *Observed) propose() {
 			add(Proposed{"unknown", c.Host, c.Step, "find out what the step takes from there: its client does not trust the gateway, so that its TLS was not looked into"})
 		}
 	}
+}
+
+// standIn is how a mirror answers for a registry that lockfiles name.
+func standIn(ecosystem, base string) string {
+	u, err := url.Parse(base)
+	if err != nil || u.Host == "" || ecosystem != mirror.Npm {
+		return ""
+	}
+	return fmt.Sprintf(", or the mirror answers for it: standsFor: {%s%s/: npm}", u.Host, strings.TrimRight(u.Path, "/"))
 }
 
 // fileChange is how a file may be had within the mirrors.

@@ -170,7 +170,8 @@ func TestEnvironmentOfAStep(t *testing.T) {
 	for _, want := range []string{
 		"http_proxy=http://mirror.drydock.internal:80", "HTTPS_PROXY=http://mirror.drydock.internal:80",
 		"no_proxy=localhost,127.0.0.1,::1,web\n", "GOPROXY=http://mirror.drydock.internal/go",
-		"npm_config_registry=http://mirror.drydock.internal/npm/",
+		"npm_config_registry=http://mirror.drydock.internal/npm/", "COREPACK_NPM_REGISTRY=http://mirror.drydock.internal/npm\n",
+		"YARN_NPM_REGISTRY_SERVER=http://mirror.drydock.internal/npm\n", "YARN_UNSAFE_HTTP_WHITELIST=mirror.drydock.internal\n",
 	} {
 		if !strings.Contains(env, want) {
 			t.Errorf("lacks %s", want)

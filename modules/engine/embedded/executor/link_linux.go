@@ -48,6 +48,8 @@ func gatewayEnv(n Network) []string {
 	}
 	return append(env, "no_proxy="+direct, "NO_PROXY="+direct,
 		"GOPROXY="+base+"/go", "npm_config_registry="+base+"/npm/",
+		// corepack takes newer yarn from a place of its own, and that yarn its packages
+		"COREPACK_NPM_REGISTRY="+base+"/npm", "YARN_NPM_REGISTRY_SERVER="+base+"/npm", "YARN_UNSAFE_HTTP_WHITELIST="+initproc.GatewayHost,
 		"PIP_INDEX_URL="+base+"/pypi/simple/", "PIP_TRUSTED_HOST="+initproc.GatewayHost, "PIP_DISABLE_PIP_VERSION_CHECK=1",
 		// git(1): addresses as Dockerfiles have them are the gateway's
 		"GIT_CONFIG_COUNT=2", "GIT_CONFIG_KEY_0=url."+base+"/git/.insteadOf", "GIT_CONFIG_VALUE_0=https://",
