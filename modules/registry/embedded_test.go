@@ -13,6 +13,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/static"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+
 	"drydock/modules/artifact"
 )
 
@@ -76,6 +81,51 @@ func TestAnotherHolder(t *testing.T) {
 	if second.holder != nil {
 		t.Error("two holders")
 	}
+}
+
+// A client whose upload was with a process that ends begins it anew with the next.
+func TestUploadOutlivesTheHolder(t *testing.T) {
+	dir := t.TempDir()
+	first := openEmbedded(t, dir)
+	second := openEmbedded(t, dir)
+	repo, err := name.NewRepository(serve(t, second, ServeOptions{})+"/quarantine/web", name.Insecure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := first.Location("quarantine"); err != nil {
+		t.Fatal(err)
+	}
+	layer := static.NewLayer([]byte("a layer"), types.OCILayer)
+	between := &afterFirst{method: http.MethodPost, do: func() {
+		if err := first.Close(); err != nil {
+			t.Error(err)
+		}
+	}}
+	if err := remote.WriteLayer(repo, layer, remote.WithContext(t.Context()), remote.WithTransport(between),
+		remote.WithRetryBackoff(remote.Backoff{Duration: time.Millisecond, Factor: 2, Steps: 3})); err != nil {
+		t.Error(err)
+	}
+	if between.asked != 2 || second.holder == nil {
+		t.Errorf("the upload was begun %d times; the second holds the folder: %v", between.asked, second.holder != nil)
+	}
+}
+
+// afterFirst does something after the first request of a method was answered.
+type afterFirst struct {
+	method string
+	do     func()
+	asked  int
+}
+
+// RoundTrip implements http.RoundTripper.
+func (a *afterFirst) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := http.DefaultTransport.RoundTrip(r)
+	if r.Method == a.method {
+		if a.asked++; a.asked == 1 {
+			a.do()
+		}
+	}
+	return resp, err
 }
 
 func TestServingIsGuarded(t *testing.T) {

@@ -78,7 +78,7 @@ func (s *stage) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	ew := &errorWriter{ResponseWriter: w, log: s.log}
+	ew := &errorWriter{ResponseWriter: w, log: s.log, upload: strings.Contains(r.URL.Path, "/blobs/uploads/")}
 	defer ew.finish()
 	if kind == "referrers" {
 		lw := &listWriter{ResponseWriter: ew}
@@ -231,11 +231,15 @@ func writeError(w http.ResponseWriter, status int, code, message string) {
 	})
 }
 
-// errorWriter gives olareg's silent 500 answers the reason it logged.
+// errorWriter gives olareg's silent 500 answers the reason it logged, and has
+// clients begin an upload anew that a process which ended had: of a session that
+// is not known they take the specification's code (BLOB_UPLOAD_UNKNOWN) for one
+// that no further attempt will mend.
 type errorWriter struct {
 	http.ResponseWriter
 	log     *lastError
-	pending int // a status of 500 and more, held back until a body comes
+	upload  bool // the request is part of an upload
+	pending int  // a status of 500 and more, or 400 of an upload, held back until a body comes
 	written bool
 }
 
@@ -243,7 +247,7 @@ func (w *errorWriter) WriteHeader(status int) {
 	if w.written {
 		return // olareg answers a blob that came with its POST twice
 	}
-	if status >= http.StatusInternalServerError {
+	if status >= http.StatusInternalServerError || w.upload && status == http.StatusBadRequest {
 		w.pending = status
 		return
 	}
@@ -254,6 +258,11 @@ func (w *errorWriter) WriteHeader(status int) {
 func (w *errorWriter) Write(b []byte) (int, error) {
 	if w.pending != 0 && !w.written {
 		w.written = true
+		if w.upload && bytes.Contains(b, []byte("BLOB_UPLOAD_UNKNOWN")) {
+			writeError(w.ResponseWriter, http.StatusNotFound, "BLOB_UPLOAD_INVALID",
+				"this upload is not known: the process that had it may have ended; begin it anew")
+			return len(b), nil
+		}
 		w.ResponseWriter.WriteHeader(w.pending)
 	}
 	w.written = true
@@ -261,7 +270,11 @@ func (w *errorWriter) Write(b []byte) (int, error) {
 }
 
 func (w *errorWriter) finish() {
-	if w.pending != 0 && !w.written {
+	switch {
+	case w.pending == 0 || w.written:
+	case w.pending < http.StatusInternalServerError:
+		w.ResponseWriter.WriteHeader(w.pending)
+	default:
 		writeError(w.ResponseWriter, w.pending, "UNKNOWN", w.log.get())
 	}
 }
