@@ -50,7 +50,7 @@ const (
 	indexMediaType  = "application/vnd.oci.image.index.v1+json"
 	imageMediaType  = "application/vnd.oci.image.manifest.v1+json"
 	emptyMediaType  = "application/vnd.oci.empty.v1+json"
-	maxCacheIndex   = 1 << 20
+	maxCacheIndex   = 1 << 20 // BuildKit reads no larger manifest or configuration (cache/remotecache)
 	maxCacheSteps   = 64 << 20
 )
 
@@ -84,6 +84,7 @@ type cacheSource struct {
 	layout string         // a directory, or
 	repo   *registry.Repo // a repository
 	index  cacheIndex
+	free   int64 // must stay free where blobs go, in bytes; 0 is the default
 }
 
 // errNoCache: nothing was exported there yet.
@@ -132,11 +133,7 @@ func (s *cacheSource) openRegistry(ctx context.Context, c Cache, client *registr
 	if err != nil {
 		return nil, err
 	}
-	m, err := repo.Manifest(ctx, d)
-	if err != nil {
-		return nil, err
-	}
-	return m.Raw, nil
+	return repo.RawManifest(ctx, d, maxCacheIndex)
 }
 
 // cacheRepo opens the repository of a reference and gives its tag.
@@ -160,7 +157,7 @@ func cacheRepo(c Cache, client *registry.Client) (*registry.Repo, string, error)
 }
 
 func readLimited(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
+	f, _, err := openFile(path)
 	if err != nil {
 		return nil, err
 	}
@@ -176,32 +173,49 @@ func blobPath(layout string, d artifact.Digest) string {
 	return filepath.Join(layout, "blobs", "sha256", d.Hex())
 }
 
+// openFile opens a file of a cache: what is none might never answer.
+func openFile(path string) (*os.File, fs.FileInfo, error) {
+	fi, err := os.Stat(path)
+	if err == nil && !fi.Mode().IsRegular() {
+		err = fmt.Errorf("%s is no file", path)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	f, err := os.Open(path)
+	return f, fi, err
+}
+
 // blob gives a file that holds a blob, verified; downloads is where those of a
-// registry go.
-func (s *cacheSource) blob(ctx context.Context, d artifact.Digest, downloads string) (string, error) {
-	if _, err := artifact.ParseDigest(string(d)); err != nil {
+// registry go. One that has another size than was said is refused, so that who
+// was told the size knows what it takes.
+func (s *cacheSource) blob(ctx context.Context, d descriptor, downloads string) (string, error) {
+	if _, err := artifact.ParseDigest(string(d.Digest)); err != nil {
 		return "", err
 	}
 	if s.repo == nil {
-		path := blobPath(s.layout, d)
+		path := blobPath(s.layout, d.Digest)
 		return path, verifyFile(path, d)
 	}
-	path := filepath.Join(downloads, d.Hex())
+	path := filepath.Join(downloads, d.Digest.Hex())
 	if verifyFile(path, d) == nil {
 		return path, nil
+	}
+	if room := roomIn(downloads, s.free); d.Size > room {
+		return "", fmt.Errorf("blob %s has %d bytes, and limit free-disk leaves %d where it would be kept (%s)", d.Digest, d.Size, room, downloads)
 	}
 	f, err := wholefile.Begin(downloads, wholefile.Options{})
 	if err != nil {
 		return "", err
 	}
 	defer f.Discard()
-	if m, ok := s.index.find(cacheResults); ok && m.Digest == d {
-		var manifest *registry.Manifest
-		if manifest, err = s.repo.Manifest(ctx, d); err == nil {
-			_, err = f.Write(manifest.Raw)
+	if m, ok := s.index.find(cacheResults); ok && m.Digest == d.Digest {
+		var raw []byte
+		if raw, err = s.repo.RawManifest(ctx, d.Digest, maxCacheIndex); err == nil {
+			_, err = f.Write(raw)
 		}
 	} else {
-		err = s.repo.CopyBlob(ctx, d, f)
+		err = s.repo.CopyBlob(ctx, d.Digest, &atMost{w: f, left: d.Size, of: d})
 	}
 	if err == nil {
 		err = verifyFile(f.Name(), d)
@@ -212,24 +226,58 @@ func (s *cacheSource) blob(ctx context.Context, d artifact.Digest, downloads str
 	return path, f.Commit(path)
 }
 
+// atMost writes what is no larger than it says.
+type atMost struct {
+	w    io.Writer
+	left int64
+	of   descriptor
+}
+
+// Write fails before it writes too much.
+func (a *atMost) Write(b []byte) (int, error) {
+	if a.left -= int64(len(b)); a.left < 0 {
+		return 0, a.of.sizeError("more")
+	}
+	return a.w.Write(b)
+}
+
+func (d descriptor) sizeError(has any) error {
+	return fmt.Errorf("blob %s has %v bytes, its cache says %d", d.Digest, has, d.Size)
+}
+
 // verifyFile checks that a file is what its digest says.
-func verifyFile(path string, d artifact.Digest) error {
-	f, err := os.Open(path)
+func verifyFile(path string, d descriptor) error {
+	f, fi, err := openFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("blob %s is missing", d)
+		return fmt.Errorf("blob %s is missing", d.Digest)
 	}
 	if err != nil {
 		return err
 	}
 	defer f.Close()
+	if fi.Size() != d.Size {
+		return d.sizeError(fi.Size())
+	}
 	sum := sha256.New()
 	if _, err := io.Copy(sum, f); err != nil {
-		return fmt.Errorf("reading blob %s: %w", d, err)
+		return fmt.Errorf("reading blob %s: %w", d.Digest, err)
 	}
-	if got := hex.EncodeToString(sum.Sum(nil)); got != d.Hex() {
-		return fmt.Errorf("blob %s is damaged: its bytes have digest sha256:%s", d, got)
+	if got := hex.EncodeToString(sum.Sum(nil)); got != d.Digest.Hex() {
+		return fmt.Errorf("blob %s is damaged: its bytes have digest sha256:%s", d.Digest, got)
 	}
 	return nil
+}
+
+// small reads a blob that is to be taken into memory.
+func (s *cacheSource) small(ctx context.Context, what string, d descriptor, limit int64, downloads string) ([]byte, error) {
+	if d.Size < 0 || d.Size > limit {
+		return nil, fmt.Errorf("its %s (%s) has %d bytes: more than %d are not read", what, d.Digest, d.Size, limit)
+	}
+	path, err := s.blob(ctx, d, downloads)
+	if err != nil {
+		return nil, err
+	}
+	return readLimited(path, limit)
 }
 
 // steps reads what is known of the steps; nil when the cache says nothing.
@@ -239,30 +287,20 @@ func (s *cacheSource) steps(ctx context.Context, downloads string) ([]byte, erro
 		return nil, nil
 	}
 	var raw []byte
+	var err error
 	if s.repo != nil {
-		m, err := s.repo.Manifest(ctx, desc.Digest)
-		if err != nil {
-			return nil, err
-		}
-		raw = m.Raw
+		raw, err = s.repo.RawManifest(ctx, desc.Digest, maxCacheIndex)
 	} else {
-		path, err := s.blob(ctx, desc.Digest, downloads)
-		if err != nil {
-			return nil, err
-		}
-		if raw, err = readLimited(path, maxCacheIndex); err != nil {
-			return nil, err
-		}
+		raw, err = s.small(ctx, "manifest of steps", desc, maxCacheIndex, downloads)
+	}
+	if err != nil {
+		return nil, err
 	}
 	var m struct{ Layers []descriptor }
 	if err := json.Unmarshal(raw, &m); err != nil || len(m.Layers) != 1 {
 		return nil, fmt.Errorf("its record of steps is damaged (%d layers): %w", len(m.Layers), err)
 	}
-	path, err := s.blob(ctx, m.Layers[0].Digest, downloads)
-	if err != nil {
-		return nil, err
-	}
-	return readLimited(path, maxCacheSteps)
+	return s.small(ctx, "record of steps", m.Layers[0], maxCacheSteps, downloads)
 }
 
 // finishLayout makes an OCI layout of the blobs that the engine exported, adds

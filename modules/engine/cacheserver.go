@@ -36,13 +36,26 @@ type cacheServer struct {
 // told and left out: a cache only makes builds faster.
 func serveCaches(ctx context.Context, cfg Config) (*cacheServer, error) {
 	s := &cacheServer{notice: cfg.Notice, warned: map[string]bool{}}
+	if len(cfg.CacheFrom) == 0 {
+		return s, nil
+	}
+	dir, err := os.MkdirTemp("", "drydock-cache-") // short enough for a socket
+	if err != nil {
+		return nil, fmt.Errorf("opening caches: %w", err)
+	}
+	s.dir, s.socket = dir, filepath.Join(dir, "s")
 	for _, c := range cfg.CacheFrom {
 		src, err := openCache(ctx, c, cfg.Registries)
+		if err == nil {
+			src.free = cfg.Limits.FreeDisk
+			err = src.check(ctx, dir)
+		}
 		var user *artifact.Error
 		switch {
 		case errors.Is(err, errNoCache):
 			s.say("nothing is imported from cache %s: %v", c, err)
 		case errors.As(err, &user) && user.Kind == artifact.KindUsage:
+			s.close()
 			return nil, err
 		case err != nil:
 			s.say("cache %s is ignored: %v", c, err)
@@ -51,15 +64,11 @@ func serveCaches(ctx context.Context, cfg Config) (*cacheServer, error) {
 		}
 	}
 	if len(s.sources) == 0 {
+		s.close()
 		return s, nil
 	}
-	dir, err := os.MkdirTemp("", "drydock-cache-") // short enough for a socket
-	if err != nil {
-		return nil, fmt.Errorf("opening caches: %w", err)
-	}
-	s.dir, s.socket = dir, filepath.Join(dir, "s")
 	if s.listener, err = net.Listen("unix", s.socket); err != nil {
-		os.RemoveAll(dir)
+		s.close()
 		return nil, fmt.Errorf("opening caches: %w", err)
 	}
 	go s.serve(context.WithoutCancel(ctx))
@@ -70,6 +79,8 @@ func serveCaches(ctx context.Context, cfg Config) (*cacheServer, error) {
 func (s *cacheServer) close() {
 	if s.listener != nil {
 		s.listener.Close()
+	}
+	if s.dir != "" {
 		os.RemoveAll(s.dir)
 	}
 }
@@ -120,9 +131,17 @@ func (s *cacheServer) serve(ctx context.Context) {
 // answer is one blob: a digest in, the path of a verified file out.
 func (s *cacheServer) answer(ctx context.Context, c net.Conn) {
 	defer c.Close()
-	var q struct{ Digest artifact.Digest }
+	var q struct {
+		descriptor
+		Problem string
+	}
 	line, err := bufio.NewReader(c).ReadBytes('\n')
 	if err != nil || json.Unmarshal(line, &q) != nil {
+		return
+	}
+	if q.Problem != "" {
+		s.complain(q.Digest, q.Problem)
+		_, _ = c.Write([]byte("{}\n"))
 		return
 	}
 	var reply struct {
@@ -130,7 +149,7 @@ func (s *cacheServer) answer(ctx context.Context, c net.Conn) {
 		Error string `json:"error,omitempty"`
 	}
 	for _, src := range s.sources {
-		path, err := src.blob(ctx, q.Digest, s.dir)
+		path, err := src.blob(ctx, q.descriptor, s.dir)
 		if err == nil {
 			reply.Path, reply.Error = path, ""
 			break
@@ -141,6 +160,16 @@ func (s *cacheServer) answer(ctx context.Context, c net.Conn) {
 		}
 	}
 	_ = json.NewEncoder(c).Encode(reply) // an engine that went away asks no more
+}
+
+// complain tells what the engine has against a result of the cache whose manifest
+// has a digest.
+func (s *cacheServer) complain(manifest artifact.Digest, problem string) {
+	for _, src := range s.sources {
+		if m, _ := src.index.find(cacheResults); m.Digest == manifest {
+			s.say("cache %s: %s; what it was for is built", src.name, problem)
+		}
+	}
 }
 
 // isMissing: another of several caches may have it.

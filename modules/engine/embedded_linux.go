@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,6 +21,13 @@ import (
 	"drydock/modules/engine/embedded/executor"
 	"drydock/modules/engine/embedded/front"
 )
+
+// roomIn is how many bytes may be written where dir is, with free (0: the
+// default) left for others.
+func roomIn(dir string, free int64) int64 {
+	free = cmp.Or(free, executor.DefaultLimits(dir).FreeDisk)
+	return max(executor.FreeDisk(dir)-free, 0)
+}
 
 // connectEmbedded joins the running engine, or starts one, and connects to it.
 func connectEmbedded(ctx context.Context, cfg Config) (*Engine, error) {

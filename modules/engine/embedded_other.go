@@ -9,6 +9,9 @@ import (
 	"drydock/modules/artifact"
 )
 
+// roomIn is not asked for where there is no embedded engine.
+func roomIn(string, int64) int64 { return 0 }
+
 func connectEmbedded(context.Context, Config) (*Engine, error) { return nil, unsupported() }
 
 // Child runs the process if its arguments say it was started as an engine

@@ -33,6 +33,19 @@ func (r *Repo) Manifest(ctx context.Context, d artifact.Digest) (*Manifest, erro
 	return m, r.Fail("reading "+string(d)+" from", err)
 }
 
+// RawManifest reads the manifest d alone, of at most limit bytes, without an
+// index's children.
+func (r *Repo) RawManifest(ctx context.Context, d artifact.Digest, limit int64) ([]byte, error) {
+	desc, err := r.session.puller.Get(ctx, r.Ref(d))
+	if err == nil && int64(len(desc.Manifest)) > limit {
+		err = fmt.Errorf("manifest %s has %d bytes: more than %d are not read", d, len(desc.Manifest), limit)
+	}
+	if err != nil {
+		return nil, r.Fail("reading "+string(d)+" from", err)
+	}
+	return desc.Manifest, nil
+}
+
 // Resolve finds the digest a tag points to now.
 func (r *Repo) Resolve(ctx context.Context, tag string) (artifact.Digest, error) {
 	d, err := r.head(ctx, r.name.Tag(tag))

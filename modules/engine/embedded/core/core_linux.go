@@ -184,7 +184,7 @@ func newController(ctx context.Context, o Options, open *stack) (*control.Contro
 		WorkerController:          workers,
 		Frontends:                 frontends(workers),
 		ResolveCacheExporterFuncs: map[string]remotecache.ResolveCacheExporterFunc{RemoteCache: cacheExporter},
-		ResolveCacheImporterFuncs: map[string]remotecache.ResolveCacheImporterFunc{RemoteCache: cacheImporter},
+		ResolveCacheImporterFuncs: map[string]remotecache.ResolveCacheImporterFunc{RemoteCache: cacheImporter(w)},
 		CacheManager:              solver.NewCacheManager(ctx, "local", cacheStore, worker.NewCacheResultStorage(workers)),
 		HistoryDB:                 history,
 		CacheStore:                cacheStore,

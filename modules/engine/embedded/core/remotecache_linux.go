@@ -12,13 +12,13 @@ import (
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/plugins/content/local"
-	"github.com/moby/buildkit/cache"
 	"github.com/moby/buildkit/cache/remotecache"
 	"github.com/moby/buildkit/session"
-	"github.com/moby/buildkit/solver"
 	"github.com/moby/buildkit/util/compression"
 	"github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+
+	stepexec "drydock/modules/engine/embedded/executor"
 )
 
 // RemoteCache is the type of our cache imports and exports. The engine knows
@@ -37,10 +37,12 @@ const (
 // blobTime bounds the wait for one blob, which may have to be downloaded.
 const blobTime = 30 * time.Minute
 
-// BlobQuestion asks the main process for a blob.
+// BlobQuestion asks the main process for a blob, or tells it of a problem with
+// the cache whose manifest has the digest.
 type BlobQuestion struct {
-	Digest string `json:"digest"`
-	Size   int64  `json:"size"`
+	Digest  string `json:"digest"`
+	Size    int64  `json:"size"`
+	Problem string `json:"problem,omitempty"`
 }
 
 // BlobAnswer names a file that holds the blob, its digest verified, or says why
@@ -50,25 +52,32 @@ type BlobAnswer struct {
 	Error string `json:"error,omitempty"`
 }
 
-func cacheImporter(_ context.Context, g session.Group, attrs map[string]string) (remotecache.Importer, ocispecs.Descriptor, error) {
-	dgst, err := digest.Parse(attrs[CacheDigest])
-	if err != nil {
-		return nil, ocispecs.Descriptor{}, fmt.Errorf("importing a cache: %w", err)
+// cacheImporter imports caches for a worker, within the limits of whoever asks.
+func cacheImporter(w *boundWorker) remotecache.ResolveCacheImporterFunc {
+	return func(_ context.Context, g session.Group, attrs map[string]string) (remotecache.Importer, ocispecs.Descriptor, error) {
+		dgst, err := digest.Parse(attrs[CacheDigest])
+		if err != nil {
+			return nil, ocispecs.Descriptor{}, fmt.Errorf("importing a cache: %w", err)
+		}
+		desc := ocispecs.Descriptor{Digest: dgst}
+		if _, err := fmt.Sscan(attrs[CacheSize], &desc.Size); err != nil {
+			return nil, desc, fmt.Errorf("importing a cache: reading its size: %w", err)
+		}
+		if g == nil {
+			g = session.NewGroup()
+		}
+		limits := boundsOf(w.members.of(g))
+		room := func(ctx context.Context) stepexec.Room { return w.exec.Room(stepexec.WithLimits(ctx, limits)) }
+		return newImporter(&mainBlobs{socket: attrs[CacheSocket], manifest: dgst, group: g, room: room}), desc, nil
 	}
-	desc := ocispecs.Descriptor{Digest: dgst}
-	if _, err := fmt.Sscan(attrs[CacheSize], &desc.Size); err != nil {
-		return nil, desc, fmt.Errorf("importing a cache: reading its size: %w", err)
-	}
-	if g == nil {
-		g = session.NewGroup()
-	}
-	return remotecache.NewImporter(&mainBlobs{socket: attrs[CacheSocket], group: g}), desc, nil
 }
 
 // mainBlobs are the blobs that the main process has.
 type mainBlobs struct {
-	socket string
-	group  session.Group
+	socket   string
+	manifest digest.Digest // of the cache
+	group    session.Group
+	room     func(context.Context) stepexec.Room
 }
 
 var _ content.Provider = (*mainBlobs)(nil)
@@ -77,37 +86,56 @@ var _ content.Provider = (*mainBlobs)(nil)
 // that one which cannot be had is noticed while the step can still be run.
 func (b *mainBlobs) UnlazySession(ocispecs.Descriptor) session.Group { return b.group }
 
+// saidError is a refusal that the main process has told already.
+type saidError struct{ error }
+
 // ReaderAt opens a verified blob.
 func (b *mainBlobs) ReaderAt(ctx context.Context, desc ocispecs.Descriptor) (content.ReaderAt, error) {
-	d := net.Dialer{Timeout: controlTime}
-	c, err := d.DialContext(ctx, "unix", b.socket)
-	if err != nil {
-		return nil, fmt.Errorf("asking for blob %s: %w", desc.Digest, err)
+	if room := b.room(ctx); desc.Size > room.Bytes {
+		return nil, fmt.Errorf("blob %s has %d bytes: %s", desc.Digest, desc.Size, room.Exceeded("it is larger than"))
 	}
-	defer c.Close()
-	stop := context.AfterFunc(ctx, func() { c.Close() })
-	defer stop()
-	_ = c.SetDeadline(time.Now().Add(blobTime))
-	if err := json.NewEncoder(c).Encode(BlobQuestion{Digest: desc.Digest.String(), Size: desc.Size}); err != nil {
-		return nil, fmt.Errorf("asking for blob %s: %w", desc.Digest, err)
-	}
-	answer, err := readLine[BlobAnswer](bufio.NewReader(c))
+	answer, err := b.ask(ctx, BlobQuestion{Digest: desc.Digest.String(), Size: desc.Size})
 	if err != nil {
 		return nil, fmt.Errorf("asking for blob %s: %w", desc.Digest, err)
 	}
 	if answer.Error != "" {
-		return nil, errors.New(answer.Error)
+		return nil, saidError{errors.New(answer.Error)}
 	}
 	f, err := os.Open(answer.Path)
 	if err != nil {
 		return nil, fmt.Errorf("reading blob %s: %w", desc.Digest, err)
 	}
 	fi, err := f.Stat()
+	if err == nil && fi.Size() != desc.Size { // readers take memory by it
+		err = fmt.Errorf("it has %d bytes, not %d", fi.Size(), desc.Size)
+	}
 	if err != nil {
 		f.Close()
 		return nil, fmt.Errorf("reading blob %s: %w", desc.Digest, err)
 	}
 	return &fileBlob{File: f, size: fi.Size()}, nil
+}
+
+// complain has the main process tell why a result is not taken.
+func (b *mainBlobs) complain(ctx context.Context, problem error) {
+	// it is a word to the user; the build goes on without
+	_, _ = b.ask(ctx, BlobQuestion{Digest: b.manifest.String(), Problem: problem.Error()})
+}
+
+func (b *mainBlobs) ask(ctx context.Context, q BlobQuestion) (BlobAnswer, error) {
+	d := net.Dialer{Timeout: controlTime}
+	c, err := d.DialContext(ctx, "unix", b.socket)
+	if err != nil {
+		return BlobAnswer{}, err
+	}
+	defer c.Close()
+	stop := context.AfterFunc(ctx, func() { c.Close() })
+	defer stop()
+	_ = c.SetDeadline(time.Now().Add(blobTime))
+	if err := json.NewEncoder(c).Encode(q); err != nil {
+		return BlobAnswer{}, err
+	}
+	return readLine[BlobAnswer](bufio.NewReader(c))
 }
 
 type fileBlob struct {
@@ -130,17 +158,3 @@ type dirExporter struct{ remotecache.Exporter }
 
 // Name is what progress calls it.
 func (*dirExporter) Name() string { return "exporting the cache" }
-
-// FromRemote takes an imported result in at once. BuildKit would wait until a
-// step needs its files, when a layer that cannot be had fails the build; now
-// the result does not count, and the step is run.
-func (w *boundWorker) FromRemote(ctx context.Context, remote *solver.Remote) (cache.ImmutableRef, error) {
-	ref, err := w.Worker.FromRemote(ctx, remote)
-	if err != nil || ref == nil {
-		return ref, err
-	}
-	if err := ref.Extract(ctx, session.NewGroup()); err != nil {
-		return nil, errors.Join(fmt.Errorf("importing a cached result: %w", err), ref.Release(context.WithoutCancel(ctx)))
-	}
-	return ref, nil
-}
