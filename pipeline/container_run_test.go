@@ -4,11 +4,13 @@ package main
 
 import (
 	"archive/tar"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -148,6 +150,57 @@ func TestContainerRun(t *testing.T) {
 	}
 }
 
+// TestContainerCatalog builds the whole shipped catalog in the containers in which
+// a tier works, one after the other, and gets the digests root gets outside. It
+// takes minutes for each: only where wholeCatalog asks for it.
+func TestContainerCatalog(t *testing.T) {
+	if os.Getenv(wholeCatalog) != "all" {
+		t.Skip(wholeCatalog + " is not all")
+	}
+	d := openDock(t)
+	y := openYard(t, d)
+	own := t.TempDir()
+	if err := shippedCatalog(own); err != nil {
+		t.Fatal(err)
+	}
+	want := built(t, d, own, d.cache)
+	if len(want) < 8 {
+		t.Fatalf("root outside made %v", want)
+	}
+	for _, b := range berths() {
+		for _, r := range y.runtimes {
+			// the other berths are tiers and modes that one of these has
+			if b.tier == "" || b.container.AddCapabilities != nil || r != y.runtimes[0] && b.name != "root, default" {
+				continue
+			}
+			t.Run(r.Name()+"/"+b.name, func(t *testing.T) {
+				job := newJob(t, d, y, b, "mirror")
+				job.time = time.Hour
+				if err := shippedCatalog(job.dir); err != nil {
+					t.Fatal(err)
+				}
+				res := job.run(t, r, "build", "--json", "--progress", "plain")
+				if res.Code != 0 {
+					t.Fatalf("exit code %d\n%s%s", res.Code, res.Stdout, res.Stderr)
+				}
+				file := filepath.Join(t.TempDir(), "summary.json")
+				if err := os.WriteFile(file, []byte(res.Stdout), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				sameDigests(t, digests(t, file), want)
+			})
+		}
+	}
+}
+
+// shippedCatalog is the shipped catalog in a clean work tree.
+func shippedCatalog(dir string) error {
+	if err := writeIn(dir, ".gitignore", "home\nout*\nstate*\ncache\ndata\nkeys\n"); err != nil {
+		return err
+	}
+	return errors.Join(copyCatalog(filepath.Join(dir, "catalog"), true), commitAll(dir))
+}
+
 // containerJob is a checkout and a cache of its own, as a job in a container
 // has them.
 type containerJob struct {
@@ -156,6 +209,7 @@ type containerJob struct {
 	bind  []containertest.Bind
 	env   []string
 	owner [2]int
+	time  time.Duration // one program may take; 0 is ten minutes
 }
 
 // newJob makes a job whose cache has those parts of the shared one.
@@ -230,7 +284,7 @@ func (j *containerJob) exec(t *testing.T, r containertest.Runtime, args ...strin
 	c := j.berth.container
 	c.Args = append(slices.Clip(j.berth.become), args...)
 	c.Dir, c.Env, c.Binds, c.HostNetwork = "/builds", j.env, j.bind, true
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), cmp.Or(j.time, 10*time.Minute))
 	defer cancel()
 	res, err := r.Run(ctx, c)
 	if err != nil {
@@ -254,7 +308,12 @@ func (j *containerJob) check(t *testing.T, want map[string]string) {
 			t.Errorf("%s came to %q only", i.Name(), i.Stage)
 		}
 	}
-	got := digests(t, filepath.Join(j.dir, "out", "summary.json"))
+	sameDigests(t, digests(t, filepath.Join(j.dir, "out", "summary.json")), want)
+}
+
+// sameDigests compares what was made in a container with what root outside made.
+func sameDigests(t *testing.T, got, want map[string]string) {
+	t.Helper()
 	if len(got) != len(want) {
 		t.Errorf("got %d images, want %d", len(got), len(want))
 	}
@@ -277,7 +336,25 @@ func clientFiles() []containertest.Bind {
 			out = append(out, containertest.Bind{Source: file, Dest: path, ReadOnly: true})
 		}
 	}
+	if file := npmrc(); file != "" {
+		out = append(out, containertest.Bind{Source: file, Dest: "/etc/npmrc", ReadOnly: true})
+	}
 	return out
+}
+
+// npmrc is npm's configuration for everybody on this machine: images without
+// node have it in /etc. "" when there is none.
+func npmrc() string {
+	files := []string{"/etc/npmrc"}
+	if node, err := exec.LookPath("node"); err == nil {
+		files = append(files, filepath.Join(filepath.Dir(filepath.Dir(node)), "etc", "npmrc"))
+	}
+	for _, file := range files {
+		if file, err := filepath.EvalSymlinks(file); err == nil {
+			return file
+		}
+	}
+	return ""
 }
 
 // give makes everything below dir somebody's.

@@ -178,7 +178,10 @@ func shallowMerge(t *testing.T, from string) string {
 	return dir
 }
 
-func layoutOf(dir, image string) string { return filepath.Join(dir, "out", image, "oci") }
+// layoutOf is where a run in dir leaves an image, or a variant: tomcat@10.1-17.
+func layoutOf(dir, image string) string {
+	return filepath.Join(dir, "out", filepath.FromSlash(strings.Replace(image, "@", "/", 1)), "oci")
+}
 
 // layoutDiff says which lines of what two layouts of an image hold differ.
 func layoutDiff(t *testing.T, was, is string) string {
