@@ -33,6 +33,8 @@ func probeMain(args []string) int {
 		return probeAgain(rest)
 	case "where":
 		return probeWhere(rest)
+	case "mode":
+		return probeMode(rest)
 	case "together":
 		return probeTogether()
 	case "removed":

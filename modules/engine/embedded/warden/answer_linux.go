@@ -21,12 +21,8 @@ func (w *Warden) answer(r *notify.Request) notify.Response {
 
 func (w *Warden) handler(call int) func(*notify.Request) notify.Response {
 	switch call {
-	case unix.SYS_OPENAT:
-		return w.openat
-	case unix.SYS_OPENAT2:
-		return w.openat2
-	case unix.SYS_READLINKAT:
-		return w.readlinkat
+	case unix.SYS_OPENAT, unix.SYS_OPENAT2, unix.SYS_READLINKAT, unix.SYS_FCHMODAT:
+		return w.fileHandler(call)
 	case unix.SYS_CLONE:
 		return w.start
 	case unix.SYS_EXECVE:
@@ -54,6 +50,19 @@ func (w *Warden) handler(call int) func(*notify.Request) notify.Response {
 		return w.signal
 	}
 	return w.oldHandler(call)
+}
+
+// fileHandler handles the calls whose path may be one of /proc.
+func (w *Warden) fileHandler(call int) func(*notify.Request) notify.Response {
+	switch call {
+	case unix.SYS_OPENAT:
+		return w.openat
+	case unix.SYS_OPENAT2:
+		return w.openat2
+	case unix.SYS_READLINKAT:
+		return w.readlinkat
+	}
+	return w.fchmodat
 }
 
 // start decides on fork and clone.

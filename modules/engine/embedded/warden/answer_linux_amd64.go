@@ -15,6 +15,8 @@ func (w *Warden) oldHandler(call int) func(*notify.Request) notify.Response {
 		return w.open
 	case unix.SYS_READLINK:
 		return w.readlink
+	case unix.SYS_CHMOD:
+		return w.chmod
 	}
 	return nil
 }
@@ -28,6 +30,8 @@ func (w *Warden) quickOld(r *notify.Request) (p notify.Response, ok bool) {
 		return w.quickOpen(r, openOf(r))
 	case unix.SYS_READLINK:
 		return w.quickPath(r, unix.AT_FDCWD, r.Args[0], false)
+	case unix.SYS_CHMOD:
+		return w.quickPath(r, unix.AT_FDCWD, r.Args[0], true)
 	}
 	return p, false
 }

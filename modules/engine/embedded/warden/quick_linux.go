@@ -17,6 +17,8 @@ func (w *Warden) quick(r *notify.Request) (p notify.Response, ok bool) {
 		return w.quickOpen(r, openatOf(r))
 	case unix.SYS_READLINKAT:
 		return w.quickPath(r, unix.AT_FDCWD, r.Args[1], false) // where it starts does not matter
+	case unix.SYS_FCHMODAT:
+		return w.quickPath(r, int(int32(r.Args[0])), r.Args[1], true)
 	case unix.SYS_EXECVE:
 		return w.quickPath(r, unix.AT_FDCWD, r.Args[0], false)
 	case unix.SYS_CLONE:

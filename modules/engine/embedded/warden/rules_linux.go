@@ -66,8 +66,10 @@ func fileRules(fixed bool) []jail.Rule {
 			jail.Rule{Call: call, If: when(jail.Test{Arg: flags, Mask: made, Value: made}), Action: jail.Allow},
 			jail.Rule{Call: call, If: when(jail.Test{Arg: flags, Mask: unix.O_NOFOLLOW, Value: unix.O_NOFOLLOW}), Action: jail.Allow})
 	}
-	rules = append(rules, jail.Rule{Call: "readlinkat", If: when(isNot(0, uint32(cwd))), Action: jail.Allow})
-	return append(rules, notified("open", "openat", "readlink", "readlinkat")...)
+	for _, call := range []string{"readlinkat", "fchmodat"} {
+		rules = append(rules, jail.Rule{Call: call, If: when(isNot(0, uint32(cwd))), Action: jail.Allow})
+	}
+	return append(rules, notified("open", "openat", "readlink", "readlinkat", "chmod", "fchmodat")...)
 }
 
 // socketRules: inet sockets are made, bound and connected by the warden, and
