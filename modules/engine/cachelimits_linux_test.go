@@ -158,7 +158,7 @@ func TestCacheBomb(t *testing.T) {
 		t.Skip("a disk of its own takes root")
 	}
 	disk := t.TempDir()
-	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, "size=96m"); err != nil {
+	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, "size=512m"); err != nil {
 		t.Skipf("no disk of its own can be had here: %v", err)
 	}
 	t.Cleanup(func() {
@@ -168,8 +168,8 @@ func TestCacheBomb(t *testing.T) {
 	})
 	dir, shared := box(t), filepath.Join(t.TempDir(), "trusted")
 	buildWith(t, dir, Config{CacheTo: []Cache{{Dir: shared}}})
-	fillLayers(t, shared, 256<<20)
-	stamp, ran, said := buildWith(t, dir, Config{CacheFrom: []Cache{{Dir: shared}}, CacheDir: filepath.Join(disk, "c"), Limits: Limits{FreeDisk: 32 << 20}})
+	fillLayers(t, shared, 768<<20)
+	stamp, ran, said := buildWith(t, dir, Config{CacheFrom: []Cache{{Dir: shared}}, CacheDir: filepath.Join(disk, "c"), Limits: Limits{FreeDisk: 192 << 20}})
 	if strings.TrimSpace(stamp) == "" || len(ran) == 0 || !said.have("unpacked, it is larger than") {
 		t.Errorf("stamp %q; ran %q, said %q", stamp, ran, said.all)
 	}
@@ -179,9 +179,12 @@ func TestCacheBomb(t *testing.T) {
 func fillLayers(t *testing.T, layout string, size int64) {
 	t.Helper()
 	var packed bytes.Buffer
-	z := gzip.NewWriter(&packed)
+	z, err := gzip.NewWriterLevel(&packed, gzip.BestSpeed)
+	if err != nil {
+		t.Fatal(err)
+	}
 	w := tar.NewWriter(z)
-	err := w.WriteHeader(&tar.Header{Name: "large", Mode: 0o644, Size: size})
+	err = w.WriteHeader(&tar.Header{Name: "large", Mode: 0o644, Size: size})
 	_, cerr := io.CopyN(w, zeros{}, size)
 	if err = errors.Join(err, cerr, w.Close(), z.Close()); err != nil {
 		t.Fatal(err)

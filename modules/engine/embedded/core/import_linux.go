@@ -17,22 +17,25 @@ import (
 // importer has imported results taken in by an importWorker.
 type importer struct {
 	remotecache.Importer
-	blobs *mainBlobs
+	blobs   *mainBlobs
+	collect func(context.Context) error
 }
 
-func newImporter(blobs *mainBlobs) *importer {
-	return &importer{Importer: remotecache.NewImporter(blobs), blobs: blobs}
+// newImporter takes what removes the leavings of a result that was not taken in.
+func newImporter(blobs *mainBlobs, collect func(context.Context) error) *importer {
+	return &importer{Importer: remotecache.NewImporter(blobs), blobs: blobs, collect: collect}
 }
 
 // Resolve reads which results the cache has.
 func (i *importer) Resolve(ctx context.Context, desc ocispecs.Descriptor, id string, w worker.Worker) (solver.CacheManager, error) {
-	return i.Importer.Resolve(ctx, desc, id, &importWorker{Worker: w, blobs: i.blobs})
+	return i.Importer.Resolve(ctx, desc, id, &importWorker{Worker: w, blobs: i.blobs, collect: i.collect})
 }
 
 // importWorker is a worker to which one cache's results come.
 type importWorker struct {
 	worker.Worker
-	blobs *mainBlobs
+	blobs   *mainBlobs
+	collect func(context.Context) error
 }
 
 // FromRemote takes an imported result in at once. BuildKit would wait until a
@@ -42,7 +45,8 @@ func (w *importWorker) FromRemote(ctx context.Context, remote *solver.Remote) (c
 	ref, err := w.Worker.FromRemote(ctx, remote)
 	if ref != nil && err == nil {
 		if err = w.extract(ctx, ref); err != nil {
-			err = errors.Join(err, ref.Release(context.WithoutCancel(ctx)))
+			// now: the step that runs instead needs the room
+			err = errors.Join(err, ref.Release(context.WithoutCancel(ctx)), w.collect(context.WithoutCancel(ctx)))
 		}
 	}
 	if err == nil {
@@ -57,7 +61,7 @@ func (w *importWorker) FromRemote(ctx context.Context, remote *solver.Remote) (c
 }
 
 // fillingTime is how often the disk is looked at while layers are unpacked.
-const fillingTime = 50 * time.Millisecond
+const fillingTime = 20 * time.Millisecond
 
 // extract unpacks a result. A layer may hold far more than its blob has, so it
 // stops when what must stay free of the disk would be written to.

@@ -68,7 +68,7 @@ func cacheImporter(w *boundWorker) remotecache.ResolveCacheImporterFunc {
 		}
 		limits := boundsOf(w.members.of(g))
 		room := func(ctx context.Context) stepexec.Room { return w.exec.Room(stepexec.WithLimits(ctx, limits)) }
-		return newImporter(&mainBlobs{socket: attrs[CacheSocket], manifest: dgst, group: g, room: room}), desc, nil
+		return newImporter(&mainBlobs{socket: attrs[CacheSocket], manifest: dgst, group: g, room: room}, w.GarbageCollect), desc, nil
 	}
 }
 
