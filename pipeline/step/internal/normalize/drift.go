@@ -12,11 +12,14 @@ import (
 )
 
 // drift says whether an entry is a trace of when and how it was built, not of
-// what was: logs and caches of dpkg, apt, debconf and npm, what the go
-// command counts of its own use, ldconfig's list of inodes, and the backups the
+// what was: logs and caches of dpkg, apt, debconf and npm, programs that Node.js
+// keeps compiled, what the go command counts of its own use, ldconfig's list of inodes, and the backups the
 // account tools leave.
 func drift(e entry) bool {
 	dir, base := path.Split(e.path)
+	if nodeTrace.MatchString(e.path) && !strings.HasPrefix(base, whiteoutPrefix) {
+		return true // folders too, since their names differ
+	}
 	if e.header.Typeflag == tar.TypeDir || strings.HasPrefix(base, whiteoutPrefix) {
 		return false
 	}
@@ -42,6 +45,11 @@ func drift(e entry) bool {
 	}
 	return false
 }
+
+// nodeTrace is what Node.js programs leave in /tmp: compiled code, of Node's own
+// cache (module.enableCompileCache) and of the package v8-compile-cache, and the
+// folder in which classic yarn has links to itself while it runs scripts.
+var nodeTrace = regexp.MustCompile(`^tmp/(node-compile-cache|v8-compile-cache-[0-9]+|yarn--[0-9]+-0\.[0-9]+)(/|$)`)
 
 // machineID is what systemd and dbus make up (machine-id(5)).
 var machineID = regexp.MustCompile(`^[0-9a-f]{32}\n?$`)

@@ -182,6 +182,8 @@ func (n *normalizer) steady(plain io.ReaderAt, e entry) (data []byte, err error)
 		return steadyShadow(plain, e, n.Epoch)
 	case !n.KeepTraces && isMachineID(plain, e):
 		return []byte{}, nil
+	case !n.KeepTraces && pnpmFile.MatchString(e.path):
+		return steadyPnpm(plain, e, n.Epoch)
 	}
 	return nil, nil
 }

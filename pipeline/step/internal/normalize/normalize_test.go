@@ -115,6 +115,10 @@ func TestSameContentSameDigest(t *testing.T) {
 				imagetest.File{Name: "var/lib/apt/lists/x_InRelease", Body: "x"},
 				imagetest.File{Name: "root/.npm/_logs/2026-11-22T00_00_00-debug-0.log", Body: "x"},
 				imagetest.File{Name: "root/.config/go/telemetry/local/go@go1.26.8-go1.26.8-linux-amd64-2026-11-22.v1.count", Body: "x"},
+				imagetest.File{Name: "tmp/node-compile-cache/v22.23.3-x64-9ac5647c-0/00bf0630", Body: "x"},
+				imagetest.File{Name: "tmp/v8-compile-cache-0/12.4.254.21-node.57/zSoptzSyarn.js.BLOB", Body: "x"},
+				imagetest.File{Name: "tmp/yarn--1795389783895-0.6286611720429403", Dir: true},
+				imagetest.File{Name: "tmp/yarn--1795389783895-0.6286611720429403/node", Body: "x"},
 				imagetest.File{Name: "home/app/.npm/_update-notifier-last-checked", Body: ""})
 		},
 		"host's label": func(i *imagetest.Image) {
@@ -247,6 +251,35 @@ func TestUnchangedDirectories(t *testing.T) {
 				t.Errorf("layer holds %q, want %q", got, c.want)
 			}
 		})
+	}
+}
+
+// TestPnpm sets the times pnpm writes back to the epoch, and no others.
+func TestPnpm(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ path, have, want string }{
+		"modules":   {"app/node_modules/.modules.yaml", "packageManager: pnpm@10\nprunedAt: Sun, 22 Nov 2026 23:22:29 GMT\nskipped: []\n", "packageManager: pnpm@10\nprunedAt: Fri, 20 Nov 2026 00:00:00 GMT\nskipped: []\n"},
+		"workspace": {"node_modules/.pnpm-workspace-state.json", "{\n  \"lastValidatedTimestamp\": 1795389749623,\n  \"x\": 1795389749623}", "{\n  \"lastValidatedTimestamp\": 1795132800000,\n  \"x\": 1795389749623}"},
+		"store":     {"root/.local/share/pnpm/store/v10/index/e8/59-ms@2.1.3.json", `{"a":{"checkedAt":1795389749270,"size":1},"b":{"checkedAt":1795389749271}}`, `{"a":{"checkedAt":1795132800000,"size":1},"b":{"checkedAt":1795132800000}}`},
+		"itself":    {"root/.local/state/pnpm/pnpm-state.json", `{"lastUpdateCheck": "Sun, 22 Nov 2026 23:22:29 GMT"}`, `{"lastUpdateCheck": "Fri, 20 Nov 2026 00:00:00 GMT"}`},
+		"metadata":  {"root/.cache/pnpm/metadata-v1.3/registry.test/ms.json", `{"cachedAt":1795389749329}`, `{"cachedAt":1795132800000}`},
+		"earlier":   {"node_modules/.modules.yaml", "prunedAt: Sun, 22 Nov 2020 23:22:29 GMT\n", "prunedAt: Sun, 22 Nov 2020 23:22:29 GMT\n"},
+		"not a day": {"node_modules/.modules.yaml", "prunedAt: Sun, 99 Nov 2026 23:22:29 GMT\n", "prunedAt: Sun, 99 Nov 2026 23:22:29 GMT\n"},
+		"another's": {"app/modules.yaml", "prunedAt: Sun, 22 Nov 2026 23:22:29 GMT\n", "prunedAt: Sun, 22 Nov 2026 23:22:29 GMT\n"},
+	} {
+		for _, keep := range []bool{false, true} {
+			_, out, err := normalizeImage(t, imagetest.Image{Layers: []imagetest.Layer{{Files: []imagetest.File{{Name: c.path, Body: c.have}}}}}, Options{KeepTraces: keep})
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := c.want
+			if keep {
+				want = c.have
+			}
+			if _, bodies, _ := list(t, out, 0); bodies[c.path] != want {
+				t.Errorf("%s, keep %v: %q, want %q", name, keep, bodies[c.path], want)
+			}
+		}
 	}
 }
 
