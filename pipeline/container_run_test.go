@@ -264,6 +264,7 @@ func newJob(t *testing.T, d *dock, y *yard, b berth, warm ...string) *containerJ
 			j.env = append(j.env, kv)
 		}
 	}
+	j.env = append(j.env, npmEnviron()...)
 	j.bind = append(j.bind, clientFiles()...)
 	j.bind = append(j.bind, programOf(d), containertest.Bind{Source: dir, Dest: "/builds"})
 	return j
@@ -336,25 +337,21 @@ func clientFiles() []containertest.Bind {
 			out = append(out, containertest.Bind{Source: file, Dest: path, ReadOnly: true})
 		}
 	}
-	if file := npmrc(); file != "" {
-		out = append(out, containertest.Bind{Source: file, Dest: "/etc/npmrc", ReadOnly: true})
-	}
 	return out
 }
 
-// npmrc is npm's configuration for everybody on this machine: images without
-// node have it in /etc. "" when there is none.
-func npmrc() string {
-	files := []string{"/etc/npmrc"}
-	if node, err := exec.LookPath("node"); err == nil {
-		files = append(files, filepath.Join(filepath.Dir(filepath.Dir(node)), "etc", "npmrc"))
+// npmEnviron is the npm registry of this machine as a variable, for images that
+// have no npm to ask; nil when it is set as one already, or there is no npm.
+func npmEnviron() []string {
+	const name = "npm_config_registry"
+	if _, set := os.LookupEnv(name); set {
+		return nil
 	}
-	for _, file := range files {
-		if file, err := filepath.EvalSymlinks(file); err == nil {
-			return file
-		}
+	out, err := exec.Command("npm", "config", "get", "registry").Output()
+	if err != nil {
+		return nil
 	}
-	return ""
+	return []string{name + "=" + strings.TrimSpace(string(out))}
 }
 
 // give makes everything below dir somebody's.

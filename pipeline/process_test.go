@@ -17,6 +17,10 @@ import (
 	"drydock/pipeline/report"
 )
 
+// wholeCatalog set to "all" has TestSameDigest and TestContainerCatalog build the
+// shipped catalog, which takes minutes for each way.
+const wholeCatalog = "DRYDOCK_TEST_SAME"
+
 // patience bounds every run of these tests: nothing may hang.
 const patience = 10 * time.Minute
 
@@ -38,7 +42,11 @@ func (d *dock) start(t *testing.T, dir string, args ...string) *job {
 // startWith is start with more in the environment.
 func (d *dock) startWith(t *testing.T, dir string, environ []string, args ...string) *job {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience)
+	bound := patience
+	if os.Getenv(wholeCatalog) == "all" {
+		bound = time.Hour
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), bound)
 	t.Cleanup(cancel)
 	j := &job{cmd: exec.CommandContext(ctx, d.program, args...), stderr: &bytes.Buffer{}, stdout: &bytes.Buffer{}, ended: make(chan error, 1)}
 	j.cmd.Dir = dir

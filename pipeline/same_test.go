@@ -19,10 +19,6 @@ import (
 	"drydock/modules/steprun/steptest"
 )
 
-// wholeCatalog set to "all" has TestSameDigest build the shipped catalog too,
-// which takes minutes for each way.
-const wholeCatalog = "DRYDOCK_TEST_SAME"
-
 // TestSameDigest builds one catalog in ways that must not matter: from an empty
 // state, one after the other and all at once, in both tiers, under another
 // umask, without git, in a shallow clone of a merge. The other users and
