@@ -100,7 +100,7 @@ func TestGateway(t *testing.T) {
 	}
 	t.Run("mirror", func(t *testing.T) {
 		out := run(t, sh("wget -q -O- http://mirror.drydock.internal/debian/x; env | grep -i -E 'proxy|npm' | wc -l"))
-		wantLogs(t, out, "mirror has /debian/x", "8\n")
+		wantLogs(t, out, "mirror has /debian/x", "10\n")
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		if len(g.ends) == 0 || g.ends[len(g.ends)-1] != `{"ok":true}` {
