@@ -95,6 +95,8 @@ func (r Rule) compile() ([]bpf.Instruction, error) {
 		tail = append(tail, bpf.RetConstant{Val: unix.SECCOMP_RET_USER_NOTIF})
 	case Allow:
 		tail = append(tail, bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW})
+	case Trace:
+		tail = append(tail, bpf.RetConstant{Val: unix.SECCOMP_RET_TRACE})
 	case Refuse:
 		if r.Errno == 0 {
 			return nil, fmt.Errorf("seccomp rule for %s: it refuses with no error", r.Call)

@@ -8,6 +8,7 @@ const (
 	Notify Action = iota + 1 // hand it to the listener (package notify)
 	Refuse                   // fail with Rule.Errno
 	Allow                    // execute it
+	Trace                    // stop for the tracer (ptrace(2)); fail with ENOSYS without one
 )
 
 // Rule is an exception from the default profile for one system call.

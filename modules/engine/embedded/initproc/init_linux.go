@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"drydock/modules/engine/embedded/warden"
 	"drydock/modules/jail"
 )
 
@@ -93,6 +94,9 @@ func (c *control) send(r Report, fds ...int) error {
 // Main runs the step that the executor sends and returns the exit code of the
 // process; how the command ended goes over the socket.
 func Main() int {
+	if os.Args[0] == warden.StarterName {
+		return warden.StarterMain()
+	}
 	// nothing the executor had open may reach the command
 	if err := unix.CloseRange(ControlFD, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		unix.CloseOnExec(ControlFD)

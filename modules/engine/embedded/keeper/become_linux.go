@@ -168,7 +168,7 @@ func (c call) setGroups() notify.Response {
 
 func (c call) getGroups() notify.Response {
 	i := c.ids.of(c.PID)
-	if !i.groupsKnown {
+	if !i.groupsKnown && c.in == nil {
 		return notify.Continue()
 	}
 	list := i.groupList()

@@ -12,6 +12,7 @@ type call struct {
 	*notify.Request
 	ids   *identities
 	roots *roots
+	in    *Inside // nil in a user namespace
 }
 
 // handler is a system call the keeper answers.

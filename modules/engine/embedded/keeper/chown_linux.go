@@ -35,19 +35,22 @@ func (c call) chownAt(dir int32, name uint64, uid, gid uint32, flags int) notify
 // else belongs to it (change time, setuid bits, refusals), and records the
 // owner that was meant.
 func (c call) chown(f file, uid, gid uint32) notify.Response {
-	l, err := look(f)
+	l, err := c.look(f)
 	if err != nil {
 		return failure(err)
 	}
 	if who := c.ids.of(c.PID); !who.mayChown(l.owner, uid, gid) {
 		return notify.Errno(unix.EPERM)
 	}
-	to, real := l.owner, [2]int{-1, -1}
+	if err := c.mayChange(f); err != nil {
+		return failure(err)
+	}
+	to, real, we := l.owner, [2]int{-1, -1}, c.in.real()
 	if uid != unchanged {
-		to.uid, real[0] = uid, 0
+		to.uid, real[0] = uid, we[0]
 	}
 	if gid != unchanged {
-		to.gid, real[1] = gid, 0
+		to.gid, real[1] = gid, we[1]
 	}
 	if !attributed(l.Mode) && l.Mode&unix.S_IFMT != unix.S_IFLNK && !onDisk(f) {
 		return notify.Return(0) // a pipe, a socket: nobody asks for its owner
@@ -55,12 +58,27 @@ func (c call) chown(f file, uid, gid uint32) notify.Response {
 	if err := unix.Chown(f.path, real[0], real[1]); err != nil {
 		return failure(err)
 	}
+	if l.meant { // the kernel has cleared these bits of what it knows
+		l.Mode = c.afterChown(l.Mode)
+	}
 	if to != l.owner || !l.recorded {
 		if err := record(f, l, to); err != nil {
 			return failure(err)
 		}
 	}
 	return notify.Return(0)
+}
+
+// afterChown is the mode of a file that was given away.
+func (c call) afterChown(mode uint32) uint32 {
+	if mode&unix.S_IFMT == unix.S_IFDIR {
+		return mode
+	}
+	mode &^= unix.S_ISUID
+	if mode&unix.S_IXGRP != 0 {
+		mode &^= unix.S_ISGID
+	}
+	return mode
 }
 
 // onDisk: the file is in a directory, unlike a pipe or a socket pair.

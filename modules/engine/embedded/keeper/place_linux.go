@@ -24,6 +24,14 @@ func (f file) close() {
 	}
 }
 
+// why tells what is wrong with a descriptor as the kernel would.
+func (f file) why(err error) error {
+	if f.fd < 0 && errors.Is(err, unix.ENOENT) {
+		return unix.EBADF
+	}
+	return err
+}
+
 func ours(fd int) file { return file{path: "/proc/self/fd/" + strconv.Itoa(fd), fd: fd} }
 
 func (c call) proc(name string) string { return "/proc/" + strconv.Itoa(c.PID) + "/" + name }
@@ -69,6 +77,14 @@ func (c call) find(dir int32, name string, flags int) (file, error) {
 			return c.descriptor(n), nil
 		}
 	}
+	if c.in != nil && c.in.special != nil {
+		if fd, ok, err := c.in.special(c.Request, name, flags&unix.AT_SYMLINK_NOFOLLOW == 0); ok {
+			if err != nil {
+				return file{}, err
+			}
+			return ours(fd), nil
+		}
+	}
 	open := uint64(unix.O_PATH | unix.O_CLOEXEC)
 	if flags&unix.AT_SYMLINK_NOFOLLOW != 0 {
 		open |= unix.O_NOFOLLOW
@@ -77,7 +93,7 @@ func (c call) find(dir int32, name string, flags int) (file, error) {
 	if err != nil {
 		return file{}, err
 	}
-	return ours(fd), nil
+	return c.in.device(ours(fd))
 }
 
 // descriptorName: names of one's own descriptors mean the caller's, not the
@@ -101,9 +117,10 @@ func descriptorName(name string) (int32, bool) {
 // that of another process might lead out of the caller's root.
 func (c call) open(dir int32, name string, flags uint64) (int, error) {
 	if !strings.HasPrefix(name, "/") {
-		base, err := unix.Open(c.descriptor(dir).path, unix.O_PATH|unix.O_CLOEXEC, 0)
+		from := c.descriptor(dir)
+		base, err := unix.Open(from.path, unix.O_PATH|unix.O_CLOEXEC, 0)
 		if err != nil {
-			return -1, err
+			return -1, from.why(err)
 		}
 		defer unix.Close(base)
 		fd, err := openat2(base, name, flags, unix.RESOLVE_BENEATH)
@@ -114,6 +131,9 @@ func (c call) open(dir int32, name string, flags uint64) (int, error) {
 		if name, err = c.absolute(dir, name); err != nil {
 			return -1, err
 		}
+	}
+	if c.in.translates() {
+		return openat2(int(c.in.root.Fd()), name, flags, unix.RESOLVE_IN_ROOT)
 	}
 	r, err := c.roots.take(c)
 	if err != nil {
@@ -130,8 +150,10 @@ func (c call) absolute(dir int32, name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	root, err := readlink(c.proc("root"))
-	if err != nil {
+	root := ""
+	if c.in.translates() {
+		root = c.in.path
+	} else if root, err = readlink(c.proc("root")); err != nil {
 		return "", err
 	}
 	if root != "/" {

@@ -30,7 +30,9 @@ type looked struct {
 	unix.Stat_t
 	owner
 	recorded bool
-	marked   bool // the record is in the access time
+	marked   bool   // the record is in the access time
+	disk     uint32 // the mode the kernel knows, when another was meant
+	meant    bool   // Mode is not what the kernel knows
 }
 
 func attributed(mode uint32) bool {
@@ -46,13 +48,13 @@ func look(f file) (looked, error) {
 		err = unix.Stat(f.path, &l.Stat_t)
 	}
 	if err != nil {
-		return l, err
+		return l, f.why(err)
 	}
 	if attributed(l.Mode) {
 		var b [32]byte
 		n, err := unix.Getxattr(f.path, attribute, b[:])
 		if err == nil {
-			l.owner, l.recorded = parseOwner(string(b[:n]))
+			l.owner, l.recorded = l.parse(string(b[:n]))
 			return l, nil
 		}
 		if !errors.Is(err, unix.EOPNOTSUPP) {
@@ -65,6 +67,20 @@ func look(f file) (looked, error) {
 	}
 	l.recorded = l.recorded && l.owner != owner{}
 	return l, nil
+}
+
+// parse reads a record: the owner and, where the kernel was given another, the
+// mode that was meant.
+func (l *looked) parse(s string) (owner, bool) {
+	if i := strings.LastIndexByte(s, ':'); strings.Count(s, ":") == 2 {
+		m, err := strconv.ParseUint(s[i+1:], 8, 12)
+		if err != nil {
+			return owner{}, false
+		}
+		s, l.disk, l.meant = s[:i], l.Mode, true
+		l.Mode = l.Mode&unix.S_IFMT | uint32(m)
+	}
+	return parseOwner(s)
 }
 
 func parseOwner(s string) (owner, bool) {
@@ -84,14 +100,18 @@ func record(f file, l looked, o owner) error {
 	if !attributed(l.Mode) || l.marked {
 		return mark(f, l, o)
 	}
+	text := o.String()
+	if l.meant {
+		text += ":" + strconv.FormatUint(uint64(l.Mode&0o7777), 8)
+	}
 	var err error
-	if (o == owner{}) {
+	if (o == owner{}) && !l.meant {
 		err = unix.Removexattr(f.path, attribute)
 		if errors.Is(err, unix.ENODATA) {
 			err = nil
 		}
 	} else {
-		err = unix.Setxattr(f.path, attribute, []byte(o.String()), 0)
+		err = unix.Setxattr(f.path, attribute, []byte(text), 0)
 	}
 	if errors.Is(err, unix.EOPNOTSUPP) {
 		return mark(f, l, o)

@@ -94,7 +94,7 @@ func serve(listener *os.File) {
 		if !ok || r.PID == 0 {
 			return notify.Continue()
 		}
-		return h.do(call{r, ids, places})
+		return h.do(call{Request: r, ids: ids, roots: places})
 	})
 	if err != nil {
 		panic(err)

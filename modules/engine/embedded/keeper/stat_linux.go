@@ -21,7 +21,7 @@ func sliceBytes(list []uint32) []byte {
 func (c call) statAt(dir int32, name, buf uint64, flags int) notify.Response {
 	f, err := c.named(dir, name, flags)
 	if err != nil {
-		return notify.Continue() // the kernel says what is wrong
+		return c.otherwise(err)
 	}
 	defer f.close()
 	return c.stat(f, buf)
@@ -29,8 +29,11 @@ func (c call) statAt(dir int32, name, buf uint64, flags int) notify.Response {
 
 // stat leaves it to the kernel where no other owner is recorded.
 func (c call) stat(f file, buf uint64) notify.Response {
-	l, err := look(f)
-	if err != nil || !l.recorded {
+	l, err := c.look(f)
+	if err != nil {
+		return c.otherwise(err)
+	}
+	if !l.recorded && c.in == nil {
 		return notify.Continue()
 	}
 	l.Uid, l.Gid = l.uid, l.gid
@@ -41,20 +44,23 @@ func (c call) statx() notify.Response {
 	flags := int(c.Args[2])
 	f, err := c.named(c.fd(0), c.Args[1], flags)
 	if err != nil {
-		return notify.Continue()
+		return c.otherwise(err)
 	}
 	defer f.close()
-	l, err := look(f)
-	if err != nil || !l.recorded {
+	l, err := c.look(f)
+	if err != nil {
+		return c.otherwise(err)
+	}
+	if !l.recorded && c.in == nil {
 		return notify.Continue()
 	}
 	var st unix.Statx_t
 	mask := int(c.Args[3])
 	flags &^= unix.AT_SYMLINK_NOFOLLOW | unix.AT_EMPTY_PATH
 	if err := unix.Statx(unix.AT_FDCWD, f.path, flags, mask, &st); err != nil {
-		return notify.Continue()
+		return c.otherwise(err)
 	}
-	st.Uid, st.Gid = l.uid, l.gid
+	st.Uid, st.Gid, st.Mode = l.uid, l.gid, uint16(l.Mode)
 	if l.marked {
 		st.Atime = st.Mtime
 	}

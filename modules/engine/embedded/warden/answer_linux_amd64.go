@@ -53,3 +53,5 @@ func fixedNumbersOld() map[int]string {
 		unix.SYS_LCHOWN: "lchown", unix.SYS_UTIME: "utime", unix.SYS_UTIMES: "utimes", unix.SYS_FUTIMESAT: "futimesat",
 	}
 }
+
+func isReadlink(call int) bool { return call == unix.SYS_READLINK }

@@ -32,10 +32,7 @@ func (w *Warden) Exec(id uint64, c Command, started func(), ended func(unix.Wait
 	if w.closing.Load() {
 		return errClosing
 	}
-	defer withoutCollection()()
-	done := make(chan startedProcess, 1)
-	w.starts <- startOrder{c, done}
-	r := <-done
+	r := w.startFurther(c)
 	if r.err != nil {
 		return r.err
 	}
@@ -46,6 +43,17 @@ func (w *Warden) Exec(id uint64, c Command, started func(), ended func(unix.Wait
 	w.execs.m[r.pid] = execution{id, ended}
 	started()
 	return nil
+}
+
+func (w *Warden) startFurther(c Command) startedProcess {
+	if w.translates() {
+		pid, err := w.orderStart(c)
+		return startedProcess{pid, err}
+	}
+	defer withoutCollection()()
+	done := make(chan startedProcess, 1)
+	w.starts <- startOrder{c, done}
+	return <-done
 }
 
 // SignalExec signals the session of a process that Exec started.

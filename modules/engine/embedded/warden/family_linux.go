@@ -130,6 +130,9 @@ func member(pid int) bool {
 // its own: f of Signal is called under it.
 func (w *Warden) Wait() (unix.WaitStatus, error) {
 	pid := int(w.pid.Load())
+	if w.translates() {
+		return w.waitTranslated()
+	}
 	for {
 		var ws unix.WaitStatus
 		// wait without reaping, so that the number is ours until signals stop

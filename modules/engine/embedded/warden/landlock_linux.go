@@ -65,6 +65,13 @@ func landlock(c Config) error {
 	}
 	defer unix.Close(int(fd))
 	rights := attr.fs
+	if c.Programs != "" { // files are opened for it
+		rights = unix.LANDLOCK_ACCESS_FS_EXECUTE | unix.LANDLOCK_ACCESS_FS_READ_FILE
+		if err := allow(int(fd), c.Programs, rights); err != nil {
+			return err
+		}
+		c.Writable = nil
+	}
 	if c.ReadOnly {
 		rights &= fsRead | fsIoctlDev
 	}

@@ -6,11 +6,13 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
+	"drydock/modules/engine/embedded/keeper"
 	"drydock/modules/jail/notify"
 )
 
@@ -41,6 +43,15 @@ type Warden struct {
 	execs   execs
 	selves  selves
 	starts  chan startOrder // to the confined thread
+
+	// of a step that keeps the container's root
+	files    *keeper.Inside
+	programs *programs
+	tracer   *tracer
+	starter  int           // socket
+	traced   chan struct{} // closed when nobody is left
+	early    sync.Map      // how threads ended, by number
+	news     chan struct{} // there is more in early
 }
 
 // New makes the warden of a step; this process becomes the reaper of what the
@@ -64,7 +75,10 @@ func New(c Config) (*Warden, error) {
 	w := &Warden{config: c, root: os.NewFile(uintptr(fd), c.Root), vm: vmAllowed()}
 	w.sockets.init()
 	w.fixed = fixedOf(c.Fixed)
-	return w, nil
+	if w.translates() {
+		err = w.translated()
+	}
+	return w, err
 }
 
 // Start starts the command under filter and answers what it hands over. It
@@ -75,6 +89,9 @@ func (w *Warden) Start(c Command, filter []unix.SockFilter) (pid int, err error)
 		if err := syscall.Setrlimit(r.Resource, &lim); err != nil && !errors.Is(err, unix.EPERM) {
 			return 0, fmt.Errorf("setting resource limit %d: %w", r.Resource, err)
 		}
+	}
+	if w.translates() {
+		return w.startTranslated(c, filter)
 	}
 	defer withoutCollection()()
 	w.starts = make(chan startOrder)

@@ -1,0 +1,58 @@
+package keeper
+
+import (
+	"golang.org/x/sys/unix"
+
+	"drydock/modules/jail/notify"
+)
+
+// Find opens (O_PATH) what a path of a process names, as openat(2) finds it;
+// flags are AT_SYMLINK_NOFOLLOW and AT_EMPTY_PATH.
+func (in *Inside) Find(pid int, dir int32, name string, flags int) (int, error) {
+	c := call{Request: &notify.Request{PID: pid}, ids: in.ids, roots: in.roots, in: in}
+	f, err := c.find(dir, name, flags)
+	if err != nil {
+		return -1, err
+	}
+	if f.fd >= 0 {
+		return f.fd, nil
+	}
+	fd, err := unix.Open(f.path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, f.why(err)
+	}
+	return fd, nil
+}
+
+// Executable says whether a process may execute the file, which Find opened.
+func (in *Inside) Executable(pid, fd int) error {
+	c := call{Request: &notify.Request{PID: pid}, ids: in.ids, roots: in.roots, in: in}
+	l, err := c.look(file{path: ours(fd).path, fd: -1})
+	if err != nil {
+		return err
+	}
+	if l.Mode&unix.S_IFMT != unix.S_IFREG || l.Mode&0o111 == 0 || !in.ids.of(pid).may(l, 1) {
+		return unix.EACCES
+	}
+	return nil
+}
+
+// Executes gives a process the ids that executing the file gives.
+func (in *Inside) Executes(pid, fd int) error {
+	c := call{Request: &notify.Request{PID: pid}, ids: in.ids, roots: in.roots, in: in}
+	f := file{path: ours(fd).path, fd: -1}
+	l, err := c.look(f)
+	if err != nil {
+		return err
+	}
+	who := in.ids.of(pid)
+	after := who.executing(l)
+	if after != who && l.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 && !gives(f) {
+		l.Mode &^= unix.S_ISUID | unix.S_ISGID
+		after = who.executing(l)
+	}
+	if after == who {
+		return nil
+	}
+	return in.ids.become(pid, after)
+}
