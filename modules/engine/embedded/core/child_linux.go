@@ -112,22 +112,27 @@ func startAnyMode(ctx context.Context, c ChildConfig, build string) (*starter, e
 func modesOf(tier string) ([]string, error) {
 	switch tier {
 	case "":
-		return []string{modeRoot, modeRootless, modeSingle, modeContainer}, nil
+		return []string{modeRoot, modeRootless, modeSingle, modeContainer, modeTranslated}, nil
 	case TierNamespaces:
 		return []string{modeRoot, modeRootless, modeSingle}, nil
 	case TierContainer:
 		return []string{modeContainer}, nil
+	case TierTranslated:
+		return []string{modeTranslated}, nil
 	}
 	return nil, &artifact.Error{
 		Kind: artifact.KindUsage, Op: "choosing the engine's tier", Place: tier,
-		Message: "no such tier", Remedy: "ask for T1 or T2, or for none and get the best there is",
+		Message: "no such tier", Remedy: "ask for T1, T2 or T3, or for none and get the best there is",
 	}
 }
 
 // tierOf is the tier of a mode.
 func tierOf(mode string) string {
-	if mode == modeContainer {
+	switch mode {
+	case modeContainer:
 		return TierContainer
+	case modeTranslated:
+		return TierTranslated
 	}
 	return TierNamespaces
 }

@@ -17,12 +17,14 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"drydock/modules/engine/embedded/keeper"
 	"drydock/modules/jail"
 )
 
 const (
 	fdReady    = 3
 	fdListener = 4
+	fdLauncher = 5 // of tier T3
 )
 
 // ChildMain runs this process as one of the engine's children when its
@@ -67,7 +69,7 @@ func childMain(args []string, serve Serve) (exit int, err error) {
 	out := os.NewFile(fdReady, "ready")
 	switch args[1] {
 	case argKeeper:
-		return keeperMain(out)
+		return keeperMain(args, out)
 	case argProbe:
 		return 0, probeMain(in, out)
 	case argRemove:
@@ -136,7 +138,7 @@ func engineMain(in *bufio.Reader, out *os.File, serve Serve, kept int) error {
 	}()
 	core, err := New(ctx, Options{
 		Root: c.Root, LockWait: c.LockWait, Owner: c.Self.Owner, Log: os.Stderr,
-		Tier: c.Tier, LandlockABI: c.LandlockABI, NoOverlay: c.NoOverlay, SingleID: kept != 0, Quota: c.Quota, members: lives,
+		Tier: c.Tier, LandlockABI: c.LandlockABI, NoOverlay: c.NoOverlay, SingleID: kept != 0 && c.Tier == TierNamespaces, Launcher: launcherOf(c.Tier), Quota: c.Quota, members: lives,
 	})
 	if err != nil {
 		say(ready{Error: toWire(err)})
@@ -158,6 +160,14 @@ func engineMain(in *bufio.Reader, out *os.File, serve Serve, kept int) error {
 	defer stopLast()
 	core.collectLast(last)
 	return errors.Join(err, core.Close())
+}
+
+// launcherOf is what starts the inits of steps, where we must not.
+func launcherOf(tier string) *keeper.Launcher {
+	if tier != TierTranslated {
+		return nil
+	}
+	return keeper.NewLauncher(fdLauncher)
 }
 
 // openSockets takes the front's listener over and makes the control socket.
@@ -227,8 +237,12 @@ func ownPID() int {
 
 // prepareProcess makes this process what an engine of the tier is.
 func prepareProcess(tier string) error {
-	if tier == TierContainer {
+	switch tier {
+	case TierContainer:
 		return containerProcess()
+	case TierTranslated:
+		unix.Umask(0)
+		return nil
 	}
 	return errors.Join(ownMounts(), ableToRunSteps())
 }

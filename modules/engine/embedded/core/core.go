@@ -17,6 +17,7 @@ import (
 	"github.com/moby/buildkit/client"
 
 	"drydock/modules/engine/embedded/executor"
+	"drydock/modules/engine/embedded/keeper"
 )
 
 // BaseHost is the registry host that stands for ChildConfig.ImagesAddr:
@@ -31,6 +32,7 @@ const frontendFolder = "frontends/"
 const (
 	TierNamespaces = executor.TierNamespaces // T1: every step in namespaces of its own
 	TierContainer  = executor.TierContainer  // T2: an ordinary container as root, where the kernel gives neither namespaces nor mounts
+	TierTranslated = executor.TierTranslated // T3: an ordinary container as any user: paths and ids are translated
 )
 
 // Options says where the engine keeps its state.
@@ -40,11 +42,14 @@ type Options struct {
 	// LockWait is how long to wait for another engine to leave Root before
 	// giving up; 0 is thirty seconds.
 	LockWait time.Duration
-	// Tier is how steps are run: TierNamespaces (also "") or TierContainer.
+	// Tier is how steps are run: TierNamespaces (also ""), TierContainer or
+	// TierTranslated.
 	Tier string
 	// LandlockABI caps what the steps of TierContainer use of Landlock, for
 	// tests: 0 uses all the kernel has, a negative number none.
 	LandlockABI int
+	// Launcher is as in executor.Options.
+	Launcher *keeper.Launcher
 	// NoOverlay takes overlay for not to be had, for tests.
 	NoOverlay bool
 	// SingleID: this process runs under a keeper of owners (package keeper).
@@ -125,7 +130,7 @@ type ChildConfig struct {
 type Child struct {
 	Socket string          // unix socket on which the child serves
 	Tier   string          // the tier it runs steps in
-	Mode   string          // "root" (identity map), "rootless" (user namespace), "single-id" (of one id) or "container" (no namespaces)
+	Mode   string          // "root" (identity map), "rootless" (user namespace), "single-id" (of one id), "container" (no namespaces) or "translated" (no capabilities)
 	Member string          // what the engine knows this process by
 	Joined bool            // it ran already
 	Done   <-chan struct{} // closed when the child has ended, or after Close

@@ -131,6 +131,9 @@ func stateName(tier string) string {
 	if tier == TierContainer {
 		name = "state-container"
 	}
+	if tier == TierTranslated { // owners are records
+		name = "state-translated"
+	}
 	var maps []byte
 	for _, f := range []string{"/proc/self/uid_map", "/proc/self/gid_map"} {
 		b, err := os.ReadFile(f)

@@ -76,6 +76,12 @@ func (s spawn) start(ctx context.Context, sp *jail.Spawner, config []byte) (*exe
 		if s.arg == argEngine {
 			cmd.Args[1] = argKeeper
 		}
+	case modeTranslated:
+		cmd.SysProcAttr.Cloneflags = 0
+		cmd.Args = append(cmd.Args, argHere)
+		if s.arg == argEngine {
+			cmd.Args[1] = argKeeper
+		}
 	case modeContainer:
 		cmd.SysProcAttr.Cloneflags = 0
 		cmd.Args = append(cmd.Args, argHere)

@@ -140,7 +140,7 @@ func newWorker(ctx context.Context, o Options, open *stack) (*boundWorker, error
 		members = newMembers(nil)
 	}
 	exec, err := executor.New(executor.Options{
-		Root: filepath.Join(o.Root, "steps"), Tier: o.Tier, LandlockABI: o.LandlockABI, SingleID: o.SingleID,
+		Root: filepath.Join(o.Root, "steps"), Tier: o.Tier, LandlockABI: o.LandlockABI, SingleID: o.SingleID, Launcher: o.Launcher,
 	})
 	if err != nil {
 		return nil, err
@@ -268,7 +268,7 @@ func chooseSnapshotter(o Options) kept {
 	plain := kept{folder: "trees", name: "native", open: func(root string) (snapshots.Snapshotter, error) {
 		return trees.New(root, trees.Options{Lazy: true, Deferred: deferred})
 	}}
-	if o.Tier == TierContainer || o.NoOverlay {
+	if o.Tier == TierContainer || o.Tier == TierTranslated || o.NoOverlay {
 		return plain
 	}
 	err := overlayutils.Supported(o.Root)

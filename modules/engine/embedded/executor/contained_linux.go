@@ -18,6 +18,7 @@ import (
 
 	"drydock/modules/artifact"
 	"drydock/modules/engine/embedded/initproc"
+	"drydock/modules/engine/embedded/keeper"
 	"drydock/modules/engine/embedded/warden"
 	"drydock/modules/jail"
 )
@@ -29,6 +30,9 @@ const (
 
 // container is what an Executor of TierContainer has.
 type container struct {
+	programs string            // of steps that keep the container's root; "": they change it
+	program  *os.File          // of their inits
+	launcher *keeper.Launcher  // that starts them
 	abi      int               // Landlock ABI that is used
 	proc     map[string]string // files of /proc that do not change
 	fittings fittings
@@ -43,7 +47,7 @@ type container struct {
 // newContainer looks what the kernel has and makes the filter of steps.
 func newContainer(opt Options) (*container, jail.Filter, error) {
 	c := &container{
-		abi: jail.LandlockABI(), proc: readProc(procFiles()), fittings: fittings{root: filepath.Join(opt.Root, "fittings")},
+		abi: jail.LandlockABI(), proc: readProc(procFiles()), fittings: fittings{root: filepath.Join(opt.Root, "fittings"), bare: opt.Tier == TierTranslated},
 		busy: map[string]chan struct{}{}, running: map[int]func(){},
 	}
 	switch {
@@ -51,6 +55,9 @@ func newContainer(opt Options) (*container, jail.Filter, error) {
 		c.abi = 0
 	case opt.LandlockABI > 0:
 		c.abi = min(c.abi, opt.LandlockABI)
+	}
+	if opt.Tier == TierTranslated {
+		return newTranslated(c, opt)
 	}
 	if err := probeDev(filepath.Join(opt.Root, "probe")); err != nil {
 		return nil, nil, &artifact.Error{
@@ -131,7 +138,7 @@ func (s *step) specify(tree *rootTree, env []string, gateway bool) error {
 	}
 	c := &warden.Config{
 		Root: tree.path, ABI: s.e.container.abi, Own: own, Hostname: meta.Hostname,
-		MaxProcesses: s.limits.Processes, TooMany: s.limits.tooMany(),
+		MaxProcesses: s.limits.Processes, TooMany: s.limits.tooMany(), Programs: s.e.container.programs,
 	}
 	if c.Hostname == "" {
 		c.Hostname = defaultHostname
@@ -207,7 +214,7 @@ func (s *step) placeAll(ctx context.Context, tree *rootTree, mounts []bkexec.Mou
 		}
 	}
 	s.ready = true
-	if slices.ContainsFunc(config.Fixed, func(f warden.Fixed) bool { return f.Dir }) {
+	if config.Programs == "" && slices.ContainsFunc(config.Fixed, func(f warden.Fixed) bool { return f.Dir }) {
 		s.spec.Filter, err = s.e.container.fixing()
 	}
 	return err

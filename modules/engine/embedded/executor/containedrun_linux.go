@@ -55,7 +55,7 @@ func (s *step) executeContained(ctx context.Context) error {
 	if s.spec.Contained.Gateway != "" {
 		if err := g.openContained(s.addresses); err != nil {
 			kill()
-			_ = cmd.Wait()
+			_ = s.e.container.await(cmd)
 			std.wait()
 			return s.verdict(ctx, g, initproc.Report{}, err)
 		}
@@ -69,7 +69,7 @@ func (s *step) executeContained(ctx context.Context) error {
 	if err != nil {
 		_ = cmd.Process.Kill()
 	}
-	_ = cmd.Wait() // how the init ended says nothing: its report does
+	_ = s.e.container.await(cmd) // how the init ended says nothing: its report does
 	if err != nil {
 		s.e.container.sweep() // it may have left the step's processes
 	}
@@ -84,7 +84,11 @@ func (c *container) start(cmd *exec.Cmd, end func()) (done func(), err error) {
 	if c.closed {
 		return nil, errors.New("the engine is closing")
 	}
-	if err := cmd.Start(); err != nil {
+	start := cmd.Start
+	if c.launcher != nil {
+		start = func() error { return c.launch(cmd) }
+	}
+	if err := start(); err != nil {
 		return nil, err
 	}
 	pid := cmd.Process.Pid

@@ -7,4 +7,5 @@ package executor
 const (
 	TierNamespaces = "T1" // every step in namespaces of its own
 	TierContainer  = "T2" // no namespaces: chroot, Landlock and a supervised filter
+	TierTranslated = "T3" // no capabilities either: paths and ids are translated
 )

@@ -125,8 +125,8 @@ func (s *step) emulation(ctx context.Context, asked string) error {
 	if !known || (p != nil && p.OS != "linux") {
 		return unexecutable(p, arch, "there is no emulator for it", "build where it is native")
 	}
-	if s.e.opt.Tier == TierContainer {
-		return unexecutable(p, arch, "in tier T2 a step has no namespace to emulate it in",
+	if s.e.container != nil {
+		return unexecutable(p, arch, "in tier "+s.e.opt.Tier+" a step has no namespace to emulate it in",
 			"run where the engine has tier T1 (drydock doctor)")
 	}
 	have, _ := ctx.Value(emulatorsKey{}).(Emulators)

@@ -36,8 +36,11 @@ const (
 type Options struct {
 	Root          string // directory of running steps
 	GatewaySocket string // "" leaves it to WithGateway
-	Tier          string // TierNamespaces (also "") or TierContainer
-	// LandlockABI caps what steps of TierContainer use of Landlock, for tests:
+	Tier          string // TierNamespaces (also ""), TierContainer or TierTranslated
+	// Launcher starts the inits of TierTranslated's steps, for which this
+	// process must run under the other side of it (keeper.StartBare).
+	Launcher *keeper.Launcher
+	// LandlockABI caps what steps of TierContainer and TierTranslated use of Landlock, for tests:
 	// 0 uses all the kernel has, a negative number none.
 	LandlockABI int
 	// SingleID: the engine runs under a keeper of owners (package keeper).
@@ -83,7 +86,7 @@ func New(opt Options) (*Executor, error) {
 	e := &Executor{opt: opt, watch: watch{root: opt.Root}}
 	var err error
 	switch {
-	case opt.Tier == TierContainer:
+	case opt.Tier == TierContainer, opt.Tier == TierTranslated:
 		e.container, e.filter, err = newContainer(opt)
 	case opt.SingleID:
 		e.filter, err = jail.BuildFilter(jail.DefaultCapabilities, keeper.StepRules()...)
@@ -99,7 +102,9 @@ func New(opt Options) (*Executor, error) {
 	} else if e.init, err = initbin.Write(opt.Root); err != nil {
 		return nil, err
 	}
-	sweepCgroups()
+	if opt.Tier != TierTranslated {
+		sweepCgroups()
+	}
 	e.spawner = jail.NewSpawner()
 	return e, nil
 }

@@ -35,6 +35,7 @@ type mark unix.Stat_t
 // fittings are those no step has.
 type fittings struct {
 	root string
+	bare bool // files stand for device nodes
 	mu   sync.Mutex
 	free []*fitting
 	made int
@@ -79,7 +80,7 @@ func (f *fittings) take(host string, proc, dev map[string]string) (*fitting, err
 		return nil, fmt.Errorf("preparing the step: %w", err)
 	}
 	for name, make := range map[string]func(string) error{
-		"dev": func(dir string) error { return makeDev(dir, dev) }, "sys": makeSys, "proc": func(dir string) error { return makeProc(dir, host, proc) },
+		"dev": func(dir string) error { return makeDev(dir, dev, f.bare) }, "sys": makeSys, "proc": func(dir string) error { return makeProc(dir, host, proc) },
 	} {
 		if err := make(filepath.Join(dir, name)); err != nil {
 			return nil, fmt.Errorf("preparing the step: %w", err)

@@ -26,12 +26,34 @@ type Engine struct{ pid int }
 // process namespace in which the program stays, and hold all capabilities of a
 // user namespace with one id. The program dies with the keeper.
 func Start(program string, args []string, files []*os.File) (*Engine, error) {
+	return start(program, args, files, keeping{rules(), serve, false})
+}
+
+// StartBare is Start without a user namespace and without capabilities: see
+// Inside.
+func StartBare(program string, args []string, files []*os.File) (*Engine, error) {
+	in := newBare()
+	var list []jail.Rule
+	for _, h := range in.table {
+		list = append(list, jail.Rule{Call: h.name, If: h.only, Action: jail.Notify})
+	}
+	return start(program, args, files, keeping{list, in.serve, true})
+}
+
+// keeping is what is handed over, and to whom.
+type keeping struct {
+	rules []jail.Rule
+	serve func(*os.File)
+	bare  bool // no capability allows the filter
+}
+
+func start(program string, args []string, files []*os.File, k keeping) (*Engine, error) {
 	unix.Umask(0)
 	none := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
 	if err := unix.Setrlimit(tokenLimit, &none); err != nil {
 		return nil, fmt.Errorf("keeping owners: the limit of file locks is needed: %w", err)
 	}
-	filter, err := jail.RuleFilter(rules()...)
+	filter, err := jail.RuleFilter(k.rules...)
 	if err != nil {
 		return nil, err
 	}
@@ -51,12 +73,18 @@ func Start(program string, args []string, files []*os.File) (*Engine, error) {
 	done := make(chan result)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: it dies when this thread does
+		if k.bare {
+			if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+				done <- result{0, err}
+				return
+			}
+		}
 		listener, err := filter.InstallNotify()
 		if err != nil {
 			done <- result{0, err}
 			return
 		}
-		go serve(listener)
+		go k.serve(listener)
 		pid, err := syscall.ForkExec(program, args, &syscall.ProcAttr{
 			Dir: "/", Env: os.Environ(), Files: fds, Sys: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
 		})
@@ -95,6 +123,19 @@ func serve(listener *os.File) {
 			return notify.Continue()
 		}
 		return h.do(call{Request: r, ids: ids, roots: places})
+	})
+	if err != nil {
+		panic(err)
+	}
+}
+
+// serve answers as the keeper's does.
+func (in *Inside) serve(listener *os.File) {
+	err := notify.Serve(listener, min(runtime.NumCPU(), maxWorkers), func(r *notify.Request) notify.Response {
+		if p, ok := in.Answer(r); ok {
+			return p
+		}
+		return notify.Continue()
 	})
 	if err != nil {
 		panic(err)

@@ -168,11 +168,9 @@ func (t *tracer) executed(k *tracee) {
 		delete(t.tasks, by.tid)
 	}
 	p, old := by.program, by.space
-	by.program = nil
 	k.space, k.saved, k.program = &space{}, nil, nil
 	if old != nil && old.busy == by {
-		by.space = old
-		t.release(by)
+		t.free(old)
 	}
 	if p == nil {
 		t.resume(k, 0)

@@ -199,11 +199,14 @@ func (t *tracer) take(k *tracee) bool {
 
 // release puts back what was in the room and lets the next have it.
 func (t *tracer) release(k *tracee) {
-	s := k.space
-	if s == nil || s.busy != k {
-		return
+	k.saved, k.program = nil, nil
+	if s := k.space; s != nil && s.busy == k {
+		t.free(s)
 	}
-	s.busy, k.saved, k.program = nil, nil, nil
+}
+
+func (t *tracer) free(s *space) {
+	s.busy = nil
 	for _, other := range t.tasks {
 		if other.space == s && s.room != 0 && s.kept != nil {
 			if writeMemory(other.tid, s.room, s.kept) {
