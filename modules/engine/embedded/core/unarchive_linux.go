@@ -30,6 +30,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"drydock/modules/artifact"
+	"drydock/modules/engine/embedded/keeper"
 )
 
 // maxWindow bounds, in bytes, what one archive's decompression holds: xz -9
@@ -55,7 +56,7 @@ func (o *unpackOp) solve(ctx context.Context, jc solver.JobContext, inputs []sol
 		return nil, err
 	}
 	w := o.worker.Worker
-	files := ops.NewFileOpSolver(w, &unpacker{Backend: backend, left: left}, file.NewRefManager(w.CacheMgr, o.name))
+	files := ops.NewFileOpSolver(w, &unpacker{Backend: backend, left: left, launcher: o.worker.launcher}, file.NewRefManager(w.CacheMgr, o.name))
 	outs, err := files.Solve(ctx, refs, o.op.Actions, jc.Session())
 	if err != nil {
 		return nil, err
@@ -74,7 +75,8 @@ func (o *unpackOp) solve(ctx context.Context, jc solver.JobContext, inputs []sol
 // unpacker is BuildKit's backend but for the unpacking of archives.
 type unpacker struct {
 	*file.Backend
-	left *room
+	left     *room
+	launcher *keeper.Launcher // nil: the process that unpacks changes its root
 }
 
 var _ fileoptypes.Backend = (*unpacker)(nil)
@@ -130,7 +132,7 @@ func (u *unpacker) unpack(ctx context.Context, from snapshot.Mountable, dest, us
 			return err
 		}
 		return mounted(to, func(root string) error {
-			err := unarchive(ctx, plain, root, action, who, u.left)
+			err := unarchive(ctx, plain, root, action, who, u.left, u.launcher)
 			var said *artifact.Error
 			if errors.As(err, &said) {
 				said.Place = name
@@ -147,7 +149,7 @@ func (u *unpacker) unpack(ctx context.Context, from snapshot.Mountable, dest, us
 
 // unarchive unpacks plain into the folder of root that an action names, and
 // into nothing else.
-func unarchive(ctx context.Context, plain io.Reader, root string, action *pb.FileActionCopy, who *fscopy.User, left *room) error {
+func unarchive(ctx context.Context, plain io.Reader, root string, action *pb.FileActionCopy, who *fscopy.User, left *room, launcher *keeper.Launcher) error {
 	dest, err := paths.RootPath(root, filepath.Join("/", action.Dest))
 	if err != nil {
 		return err
@@ -164,7 +166,7 @@ func unarchive(ctx context.Context, plain io.Reader, root string, action *pb.Fil
 	if _, err := fscopy.MkdirAll(dest, 0o755, made, stamp(action.Timestamp)); err != nil {
 		return fmt.Errorf("making %s: %w", action.Dest, unwrapped(err))
 	}
-	return unarchiveIn(ctx, plain, dest, who, left)
+	return unarchiveIn(ctx, plain, dest, who, left, launcher)
 }
 
 // openArchive opens a file that is a tar archive, compressed or not, as plain

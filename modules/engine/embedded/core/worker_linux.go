@@ -34,6 +34,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"drydock/modules/engine/embedded/executor"
+	"drydock/modules/engine/embedded/keeper"
 	"drydock/modules/engine/embedded/trees"
 )
 
@@ -52,8 +53,9 @@ type boundWorker struct {
 	exec *executor.Executor
 	wrap func(bkexec.Executor, *pb.ExecOp) bkexec.Executor // nil: as it is
 
-	members *members
-	origins *origins
+	members  *members
+	origins  *origins
+	launcher *keeper.Launcher // in tier T3
 }
 
 var _ worker.Worker = (*boundWorker)(nil)
@@ -167,7 +169,7 @@ func newWorker(ctx context.Context, o Options, open *stack) (*boundWorker, error
 		exec.Close()
 		return nil, fmt.Errorf("starting the worker: %w", err)
 	}
-	return &boundWorker{Worker: w, exec: exec, members: members, origins: newOrigins()}, nil
+	return &boundWorker{Worker: w, exec: exec, members: members, origins: newOrigins(), launcher: o.Launcher}, nil
 }
 
 // workerOpt opens the worker's state. plain is its snapshotter when that has
