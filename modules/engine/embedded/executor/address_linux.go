@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"drydock/modules/engine/embedded/warden"
 )
 
 const (
@@ -36,7 +38,8 @@ func gatewayPorts() []int { return []int{80, 443, 53, hiddenPort} }
 
 // newAddresses finds a pair of loopback addresses that no other step has, in
 // this engine or in another of the same network. The first port is the claim.
-func newAddresses() (*addresses, error) {
+// moved: who may not have the ports has others, to which the warden connects.
+func newAddresses(moved bool) (*addresses, error) {
 	var last error
 	for range addressTries {
 		a, b := byte(1+rand.IntN(250)), byte(rand.IntN(256))
@@ -44,7 +47,7 @@ func newAddresses() (*addresses, error) {
 			gateway: netip.AddrFrom4([4]byte{127, a, b, 1}), own: netip.AddrFrom4([4]byte{127, a, b, 2}),
 			listeners: map[int]net.Listener{},
 		}
-		if last = out.listen(); last == nil {
+		if last = out.listen(moved); last == nil {
 			return out, nil
 		}
 		out.close()
@@ -55,9 +58,13 @@ func newAddresses() (*addresses, error) {
 	return nil, fmt.Errorf("listening for the step's gateway: %w", last)
 }
 
-func (a *addresses) listen() error {
+func (a *addresses) listen(moved bool) error {
 	for _, port := range gatewayPorts() {
-		l, err := net.Listen("tcp4", net.JoinHostPort(a.gateway.String(), strconv.Itoa(port)))
+		at := port
+		if moved {
+			at = warden.MovedPort(port)
+		}
+		l, err := net.Listen("tcp4", net.JoinHostPort(a.gateway.String(), strconv.Itoa(at)))
 		if err != nil {
 			return err
 		}

@@ -105,7 +105,7 @@ func (s *step) prepareContained(ctx context.Context, root bkexec.Mount, mounts [
 	}
 	s.later(tree.dir.Close)
 	s.places = append(s.places, tree.path)
-	if s.addresses, err = newAddresses(); err != nil {
+	if s.addresses, err = newAddresses(s.e.container.programs != ""); err != nil {
 		return err
 	}
 	s.later(func() error { s.addresses.close(); return nil })

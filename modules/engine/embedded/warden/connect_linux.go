@@ -112,7 +112,11 @@ func (w *Warden) connectStream(r *notify.Request, e *endpoint, a address) notify
 		defer release()
 		w.comeFrom(e, localhost)
 	}
-	err := unix.Connect(e.fd, w.sockaddr(e.family, ip, a.port))
+	port := a.port
+	if w.translates() && ip == w.gateway() && w.config.Gateway != "" {
+		port = MovedPort(port)
+	}
+	err := unix.Connect(e.fd, w.sockaddr(e.family, ip, port))
 	if ip == w.own() && err != nil && err != unix.EINPROGRESS {
 		w.comeFrom(e, w.own())
 	}

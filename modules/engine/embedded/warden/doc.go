@@ -45,6 +45,10 @@ const ScopedABI = 6
 // GatewayPorts are the gateway's ports: http, tls and names.
 func GatewayPorts() []int { return []int{80, 443, 53} }
 
+// MovedPort is where the gateway listens in tier T3, whose user may not have
+// the port itself everywhere.
+func MovedPort(port int) int { return 58000 + port }
+
 // Rlimit is one resource limit.
 type Rlimit struct {
 	Resource  int
