@@ -154,6 +154,9 @@ func unarchiveHere(dir string, opts *archive.TarOptions) error {
 	if err != nil {
 		return err
 	}
+	if err := root.Chdir(); err != nil { // links of archives are looked at from there
+		return err
+	}
 	unix.Umask(0)
 	err = keeper.RunInside(root, func() error {
 		if err := archive.Unpack(os.Stdin, "/", opts); err != nil {

@@ -143,6 +143,20 @@ func (in *Inside) Inner(name string) (string, bool) {
 	return "/" + inner, ok
 }
 
+// holds: an open directory is below the root, if there is one. No process of
+// the step has another, and none shall be of use to it.
+func (in *Inside) holds(fd int) bool {
+	if !in.translates() {
+		return true
+	}
+	name, err := readlink(ours(fd).path)
+	if err != nil {
+		return false
+	}
+	_, ok := in.Inner(name)
+	return ok
+}
+
 // mayChange says why a file may not be changed.
 func (c call) mayChange(f file) error {
 	if c.in == nil || c.in.refuse == nil {

@@ -122,6 +122,10 @@ func (c call) open(dir int32, name string, flags uint64) (int, error) {
 		if err != nil {
 			return -1, from.why(err)
 		}
+		if !c.in.holds(base) {
+			unix.Close(base)
+			return -1, unix.ENOENT
+		}
 		defer unix.Close(base)
 		fd, err := openat2(base, name, flags, unix.RESOLVE_BENEATH)
 		if !errors.Is(err, unix.EXDEV) {
