@@ -44,7 +44,7 @@ type Config struct {
 	Gateway  string   // path of the gateway's unix socket; "" = steps have no network at all
 	Images   string   // host:port of the loopback OCI registry that serves bases (plain HTTP)
 	Program  string   // executable re-executed as engine child; "" = os.Executable
-	Tier     string   // how the embedded engine isolates steps: TierAuto (also ""), "T1" or "T2"; refused when it cannot be had
+	Tier     string   // how the embedded engine isolates steps: TierAuto (also ""), "T1", "T2" or "T3"; refused when it cannot be had
 	Environ  []string // the environment the choice of engine reads; the embedded engine gets none of it
 	// LookupEnv gives the variables that env:// secrets name, one at a time and
 	// only when a query names it; nil refuses such secrets in the embedded engine.
@@ -120,7 +120,7 @@ type Event struct {
 type Engine struct {
 	Client   *dagger.Client
 	Kind     string // KindEmbedded or KindDagger
-	Tier     string // how the embedded engine isolates steps: "T1", "T2"; "" for a Dagger Engine
+	Tier     string // how the embedded engine isolates steps: "T1", "T2", "T3"; "" for a Dagger Engine
 	Mode     string // how the tier was had, as Report.Mode; "" for a Dagger Engine
 	Version  string
 	Hermetic bool // steps reach nothing but the gateway; true for the embedded engine only

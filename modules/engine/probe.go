@@ -32,8 +32,8 @@ type TierReport struct {
 
 // Report is what Probe found out about this host.
 type Report struct {
-	Tier     string    `json:"tier"` // "T1", "T2", or "" when the embedded engine cannot run
-	Mode     string    `json:"mode"` // "root", "rootless", "single-id" or "container"
+	Tier     string    `json:"tier"` // "T1", "T2", "T3", or "" when the embedded engine cannot run
+	Mode     string    `json:"mode"` // "root", "rootless", "single-id", "container" or "translated"
 	Findings []Finding `json:"findings"`
 	// Tiers are the ways that were tried, best first: the last one is used,
 	// unless none works.

@@ -24,6 +24,8 @@ const (
 	knobFilter         = "seccomp filter"
 	knobOpenat2        = "openat2"
 	knobUserXattr      = "user attributes"
+	knobPtrace         = "ptrace"
+	knobNoExec         = "noexec"
 	knobVersion        = "this version"
 )
 
@@ -171,7 +173,10 @@ func kernelKnobs() map[string]knob {
 		knobFilter:         {remedy: "use a kernel with CONFIG_SECCOMP_FILTER"},
 		knobUserXattr:      {remedy: "keep the state directory (--cache) on a file system with user attributes: ext4, xfs, btrfs, or tmpfs of Linux 6.6"},
 		knobOpenat2:        {remedy: "use a Linux of 5.6 or newer, and a seccomp profile that knows openat2"},
-		knobVersion:        {remedy: "use a version of drydock that has it"},
+		knobPtrace: {remedy: "let processes trace their children: kernel.yama.ptrace_scope of 0 or 1, and a seccomp profile that allows ptrace, " +
+			"as docker's does since Linux 4.8"},
+		knobNoExec:  {remedy: "keep the state directory (--cache) on a file system that is not mounted noexec"},
+		knobVersion: {remedy: "use a version of drydock that has it"},
 	}
 }
 

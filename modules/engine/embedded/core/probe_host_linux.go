@@ -28,7 +28,7 @@ func withheld(mode string, environ []string) []Missing {
 	if err != nil {
 		return nil
 	}
-	if mode == modeContainer {
+	if mode == modeContainer || mode == modeTranslated {
 		return nil // its child always starts and tells
 	}
 	if mode == modeRoot && st.Effective&(1<<unix.CAP_SYS_ADMIN) == 0 {

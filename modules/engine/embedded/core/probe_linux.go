@@ -136,6 +136,8 @@ func probeMain(in *bufio.Reader, out *os.File) error {
 	switch strings.TrimSpace(string(line)) {
 	case modeContainer:
 		p.container()
+	case modeTranslated:
+		p.translated()
 	case modeSingle:
 		p.namespaces()
 		p.keeper()

@@ -59,7 +59,7 @@ func (r Report) ways(but []string) string {
 	}
 	for _, platform := range Platforms() {
 		name := platform
-		for _, tier := range []string{TierContainer, TierNamespaces} {
+		for _, tier := range []string{TierTranslated, TierContainer, TierNamespaces} {
 			if settings := how[platform+tier]; len(settings) > 0 {
 				fmt.Fprintf(&b, "  %-17s %s: %s\n", name, tier, strings.Join(settings, "; "))
 				name = ""
@@ -75,5 +75,7 @@ func modeMeaning(mode string) string {
 		modeRootless:  "every step in namespaces of its own, several user ids",
 		modeSingle:    "every step in namespaces of its own, one user id",
 		modeContainer: "an ordinary container, as its root",
+
+		modeTranslated: "an ordinary container, as any user: paths and ids are translated",
 	}[mode]
 }
