@@ -72,6 +72,9 @@ func (w *Warden) connect(r *notify.Request) notify.Response {
 		return w.notOurs()
 	}
 	defer done()
+	if e.family == unix.AF_NETLINK {
+		return notify.Return(0)
+	}
 	a, err := w.address(r)
 	if err == errHidden {
 		// only the gateway answers without being told what for
@@ -149,9 +152,11 @@ func (w *Warden) comeFrom(e *endpoint, from netip.Addr) {
 // kernel may go on where Landlock refuses what matters, whatever the
 // descriptor has become meanwhile: connecting and binding TCP, and abstract
 // unix sockets. Where it does not, we make every socket, and one that is not
-// known is accepted from another or one of a pair, hence connected.
+// known is accepted from another or one of a pair, hence connected. So do we
+// where the step has the container's root: Landlock lets it connect to any unix
+// socket that has a path there.
 func (w *Warden) notOurs() notify.Response {
-	if w.config.ABI >= ScopedABI {
+	if w.config.ABI >= ScopedABI && !w.translates() {
 		return notify.Continue()
 	}
 	return notify.Errno(unix.EISCONN)
@@ -210,6 +215,9 @@ func (w *Warden) bind(r *notify.Request) notify.Response {
 		return w.notOurs()
 	}
 	defer done()
+	if e.family == unix.AF_NETLINK {
+		return notify.Return(0) // it is
+	}
 	a, err := w.address(r)
 	if err != nil {
 		return notify.Errno(errnoOf(err))

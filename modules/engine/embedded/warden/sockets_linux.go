@@ -87,6 +87,9 @@ func (w *Warden) socket(r *notify.Request) notify.Response {
 	family, kind, proto := int(uint32(r.Args[0])), int(uint32(r.Args[1])), int(uint32(r.Args[2]))
 	flags := kind & (unix.SOCK_CLOEXEC | unix.SOCK_NONBLOCK)
 	kind &^= flags
+	if family == unix.AF_NETLINK {
+		return w.netlink(r)
+	}
 	if errno := servedKind(family, kind, proto); errno != 0 {
 		if errno == unix.EPERM {
 			w.told.refuse(fmt.Sprintf("a socket of type %d, protocol %d", kind, proto))

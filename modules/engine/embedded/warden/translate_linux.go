@@ -58,6 +58,9 @@ func TranslatedRules(abi int) []jail.Rule {
 	}
 	rules = append(rules, refused(unix.EPERM, "chroot")...)
 	rules = append(rules, keeper.InsideRules()...)
+	rules = append(rules, jail.Rule{
+		Call: "socket", If: when(is(0, unix.AF_NETLINK), is(2, unix.NETLINK_ROUTE)), Action: jail.Notify,
+	})
 	rules = append(rules, socketRules(false)...)
 	rules = append(rules, processRules()...)
 	if abi < ScopedABI {
@@ -155,6 +158,31 @@ func (w *Warden) translate(r *notify.Request) notify.Response {
 		return p
 	}
 	return w.answer(r)
+}
+
+// netlink makes a socket by which a step sees the network's interfaces, bound:
+// a call that binds it would be one that the kernel goes on with.
+func (w *Warden) netlink(r *notify.Request) notify.Response {
+	kind := int(uint32(r.Args[1]))
+	fd, err := unix.Socket(unix.AF_NETLINK, kind|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	if err != nil {
+		return notify.Errno(errnoOf(err))
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+	if err == nil {
+		err = unix.Fstat(fd, &st)
+	}
+	if err != nil {
+		return notify.Errno(errnoOf(err))
+	}
+	n, err := r.PutFD(fd, -1, kind&unix.SOCK_CLOEXEC != 0)
+	if err != nil {
+		return notify.Errno(errnoOf(err))
+	}
+	w.sockets.add(&w.ids, st.Ino, &endpoint{fd: -1, family: unix.AF_NETLINK, tgid: tgidOf(r.PID), number: n})
+	return notify.Return(int64(n))
 }
 
 // starterSetup is what the starter is told first.

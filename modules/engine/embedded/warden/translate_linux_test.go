@@ -2,8 +2,12 @@ package warden
 
 import (
 	"bytes"
+	"debug/elf"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,8 +15,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"drydock/modules/jail"
 )
@@ -24,6 +26,8 @@ func TestMain(m *testing.M) {
 		os.Exit(StarterMain())
 	case "test-init":
 		os.Exit(testInit())
+	case "/bin/probe":
+		os.Exit(probe(os.Args))
 	}
 	os.Exit(m.Run())
 }
@@ -114,14 +118,157 @@ func runTranslated(t *testing.T, root string, more func(*testStep), args ...stri
 	return out.String(), cmd.ProcessState.ExitCode()
 }
 
-var _ = unix.Getpid
-var _ = strings.TrimSpace
-
-func TestTry(t *testing.T) {
-	root := os.Getenv("TRY_ROOT")
-	if root == "" {
-		t.Skip("no root")
+// probeRoot is a root with this program in it, static, and what it looks for.
+func probeRoot(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for d := dir; d != "/" && d != os.TempDir(); d = filepath.Dir(d) {
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
-	out, code := runTranslated(t, root, nil, "/bin/sh", "-c", os.Getenv("TRY"))
-	fmt.Printf("%s\ncode %d\n", out, code)
+	root := filepath.Join(dir, "root")
+	for _, d := range []string{"bin", "dev", "etc", "tmp", "proc/self"} {
+		if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	program, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string]string{
+		"bin/probe": string(program), "dev/null": "", "etc/inside": "inside\n", "bin/script": "#!/bin/probe said so\n", "../outside": "outside\n",
+	} {
+		if err := os.WriteFile(filepath.Join(root, name), []byte(content), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if os.Getuid() == 0 {
+		err := filepath.Walk(dir, func(name string, _ os.FileInfo, err error) error {
+			return errors.Join(err, os.Lchown(name, testUser, testUser))
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return root
+}
+
+// TestTranslate: what ordinary programs do with paths, owners and processes is
+// done in the step's root.
+func TestTranslate(t *testing.T) {
+	root := probeRoot(t)
+	out, code := runTranslated(t, root, nil, "/bin/probe", "ordinary")
+	if code != 7 || out != "ordinary: as in a root of its own\n" {
+		t.Errorf("exit code %d\n%s", code, out)
+	}
+	fi, err := os.Lstat(filepath.Join(root, "tmp/made/kept"))
+	if err != nil || fi.Mode().Perm() != 0o600 {
+		t.Errorf("a file nobody may read is not kept readable for its user: %v %v", fi, err)
+	}
+}
+
+// TestTranslateHostile: nothing outside is reached, though the kernel knows the
+// step and its supervisor as one user.
+func TestTranslateHostile(t *testing.T) {
+	for _, abi := range []int{0, 1, 4} {
+		if abi > jail.LandlockABI() {
+			continue
+		}
+		t.Run(fmt.Sprint("landlock ", abi), func(t *testing.T) {
+			root := probeRoot(t)
+			server, err := net.Listen("unix", filepath.Join(filepath.Dir(root), "socket"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer server.Close()
+			if err := os.Chmod(filepath.Join(filepath.Dir(root), "socket"), 0o777); err != nil {
+				t.Fatal(err)
+			}
+			out, code := runTranslated(t, root, func(s *testStep) {
+				if abi > 0 {
+					s.Config.ABI = abi
+				}
+				s.Command.Env = append(s.Command.Env, "OUTSIDE="+filepath.Dir(root))
+			}, "/bin/probe", "hostile")
+			if code != 0 || out != "hostile: nothing\n" {
+				t.Errorf("exit code %d\n%s", code, out)
+			}
+		})
+	}
+}
+
+// TestTranslateWithoutLandlock: nothing else holds the step then.
+func TestTranslateWithoutLandlock(t *testing.T) {
+	out, code := runTranslated(t, probeRoot(t), func(s *testStep) { s.Config.ABI = 0 }, "/bin/probe", "ordinary")
+	if code != 251 || !strings.Contains(out, "without landlock") {
+		t.Errorf("exit code %d\n%s", code, out)
+	}
+}
+
+// TestTranslateDynamic runs a program with a loader and libraries.
+func TestTranslateDynamic(t *testing.T) {
+	root := probeRoot(t)
+	if err := bringDynamic(root, "/bin/bash"); err != nil {
+		t.Skipf("bash is no dynamic program here: %v", err)
+	}
+	script := `cd /tmp && pwd && echo a > b && { read -r x < b; echo "$x"; } && for i in 1 2 3; do (exit $i); echo $?; done
+/bin/script; cat=$(</etc/inside); echo "$cat"; [ -e /outside ] || echo none; exec /bin/bash -c 'echo $0 $BASH' x`
+	out, code := runTranslated(t, root, nil, "/bin/bash", "-c", script)
+	want := "/tmp\na\n1\n2\n3\n[/bin/probe said so /bin/script]\ninside\nnone\nx /bin/bash\n"
+	if code != 0 || out != want {
+		t.Errorf("exit code %d\n%s\nwant\n%s", code, out, want)
+	}
+}
+
+// bringDynamic copies a program into a root with what it is linked with.
+func bringDynamic(root, name string) error {
+	file, err := filepath.EvalSymlinks(name)
+	if err != nil {
+		return err
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	to := filepath.Join(root, name)
+	if err := errors.Join(os.MkdirAll(filepath.Dir(to), 0o755), os.WriteFile(to, b, 0o755)); err != nil {
+		return err
+	}
+	f, err := elf.NewFile(bytes.NewReader(b))
+	if err != nil {
+		return err
+	}
+	libraries, err := f.ImportedLibraries()
+	if err != nil {
+		return err
+	}
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_INTERP {
+			loader, err := io.ReadAll(p.Open())
+			if err != nil {
+				return err
+			}
+			libraries = append(libraries, string(bytes.TrimRight(loader, "\x00")))
+		}
+	}
+	if len(libraries) == 0 && !strings.Contains(name, ".so") {
+		return errors.New("it is static")
+	}
+	for _, l := range libraries {
+		found := filepath.IsAbs(l)
+		for _, dir := range []string{"/lib64", "/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/usr/lib64"} {
+			if _, err := os.Stat(filepath.Join(dir, l)); !found && err == nil {
+				l, found = filepath.Join(dir, l), true
+			}
+		}
+		if _, err := os.Stat(filepath.Join(root, l)); err == nil {
+			continue
+		}
+		if err := bringDynamic(root, l); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -1,0 +1,195 @@
+package warden
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// probe is the command of a translated step.
+func probe(args []string) int {
+	if len(args) < 2 {
+		return 200
+	}
+	switch args[1] {
+	case "ordinary":
+		if err := probeOrdinary(); err != nil {
+			fmt.Println(err)
+			return 1
+		}
+		fmt.Println("ordinary: as in a root of its own")
+		return 7
+	case "hostile":
+		reached := probeHostile()
+		if len(reached) > 0 {
+			fmt.Println("hostile:", strings.Join(reached, "; "))
+			return 1
+		}
+		fmt.Println("hostile: nothing")
+		return 0
+	}
+	fmt.Println(args)
+	return 0
+}
+
+// expect fails unless got is want.
+func expect(what string, err error, got, want any) error {
+	if err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
+		return fmt.Errorf("%s: got %v (%v), want %v", what, got, err, want)
+	}
+	return nil
+}
+
+func probeOrdinary() error {
+	return errors.Join(probePaths(), probeOwners(), probeProcesses(), probeSockets())
+}
+
+func probePaths() error {
+	made := os.MkdirAll("/tmp/made/sub", 0o755)
+	changed := os.Chdir("/tmp/made")
+	at, err := unix.Getwd()
+	out := []error{made, changed, expect("getcwd", err, at, "/tmp/made")}
+	wrote := os.WriteFile("a", []byte("text"), 0o644)
+	out = append(out, wrote, os.Rename("a", "sub/b"), os.Link("sub/b", "c"), os.Symlink("/tmp/made/c", "l"), os.Symlink("../../../../etc/inside", "up"))
+	b, err := os.ReadFile("l")
+	out = append(out, expect("a link", err, string(b), "text"))
+	b, err = os.ReadFile("up")
+	out = append(out, expect("a link that goes up too far", err, string(b), "inside\n"))
+	target, err := os.Readlink("l")
+	out = append(out, expect("readlink", err, target, "/tmp/made/c"))
+	dir, err := unix.Open("sub", unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	out = append(out, err)
+	fd, err := unix.Openat(dir, "../c", unix.O_RDONLY, 0)
+	out = append(out, expect("openat", err, fd > 0, true))
+	out = append(out, unix.Fchdir(dir), expect("exclusive", nil, unix.Mkdir("/etc", 0o755), unix.EEXIST))
+	entries, err := os.ReadDir(".")
+	out = append(out, expect("readdir", err, len(entries), 1), os.Remove("b"), os.Chdir(".."))
+	f, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
+	if err == nil {
+		_, err = f.Write([]byte("x"))
+	}
+	var st unix.Stat_t
+	out = append(out, err, expect("device", unix.Stat("/dev/null", &st), st.Mode&unix.S_IFMT, unix.S_IFCHR))
+	exe, err := os.Readlink("/proc/self/exe")
+	return errors.Join(append(out, expect("own program", err, exe, "/bin/probe"))...)
+}
+
+func probeOwners() error {
+	var st unix.Stat_t
+	made := os.WriteFile("/tmp/made/kept", []byte("secret"), 0o600)
+	out := []error{
+		made, expect("uid", nil, os.Getuid(), 0), os.Chown("/tmp/made/kept", 5, 6), os.Chmod("/tmp/made/kept", 0),
+		unix.Stat("/tmp/made/kept", &st),
+	}
+	out = append(out, expect("owner and mode", nil, fmt.Sprint(st.Uid, st.Gid, st.Mode&0o7777), "5 6 0"))
+	b, err := os.ReadFile("/tmp/made/kept")
+	out = append(out, expect("root reads it", err, string(b), "secret"))
+	out = append(out, expect("executing it", unix.Access("/tmp/made/kept", unix.R_OK), unix.Access("/tmp/made/kept", unix.X_OK), unix.EACCES))
+	out = append(out, os.Mkdir("/tmp/made/closed", 0o555), os.WriteFile("/tmp/made/closed/in", nil, 0o444), os.RemoveAll("/tmp/made/closed"))
+	return errors.Join(out...)
+}
+
+func probeProcesses() error {
+	b, err := exec.Command("/bin/probe", "child").CombinedOutput()
+	out := []error{expect("a child", err, string(b), "[/bin/probe child]\n")}
+	b, err = exec.Command("/bin/script", "more").CombinedOutput()
+	out = append(out, expect("a script", err, string(b), "[/bin/probe said so /bin/script more]\n"))
+	c := exec.Command("./probe", "relative")
+	c.Dir = "/bin"
+	c.Args[0] = "/bin/probe"
+	b, err = c.CombinedOutput()
+	out = append(out, expect("by a relative path", err, string(b), "[/bin/probe relative]\n"))
+	done := make(chan error)
+	for range 4 { // rooms are shared by threads
+		go func() {
+			var failed error
+			for range 10 {
+				b, err := exec.Command("/bin/probe", "child").CombinedOutput()
+				failed = errors.Join(failed, expect("a child of a thread", err, string(b), "[/bin/probe child]\n"))
+			}
+			done <- failed
+		}()
+	}
+	for range 4 {
+		out = append(out, <-done)
+	}
+	err = exec.Command("/bin/nothing").Run()
+	out = append(out, expect("a program that is not there", nil, errors.Is(err, os.ErrNotExist), true))
+	return errors.Join(out...)
+}
+
+func probeSockets() error {
+	l, err := net.Listen("unix", "/tmp/made/socket")
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	c, err := net.Dial("unix", "/tmp/made/socket")
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_, err = net.Interfaces()
+	return err
+}
+
+// probeHostile tries what must fail and says what did not.
+func probeHostile() (reached []string) {
+	outside := os.Getenv("OUTSIDE")
+	note := func(what string, ok bool) {
+		if ok {
+			reached = append(reached, what)
+		}
+	}
+	init := os.Getppid() // the starter; its parent is the supervisor
+	supervisor := init
+	if b, err := os.ReadFile("/proc/" + strconv.Itoa(init) + "/stat"); err == nil {
+		_, rest, _ := strings.Cut(string(b), ") ")
+		supervisor, _ = strconv.Atoi(strings.Fields(rest)[1])
+	}
+	note("the supervisor is not known", supervisor == init)
+	for _, name := range []string{
+		filepath.Join(outside, "outside"), "/../outside", "/proc/1/environ", "/proc/" + strconv.Itoa(supervisor) + "/environ",
+		"/proc/" + strconv.Itoa(supervisor) + "/root/etc/passwd", "/proc/self/root/../outside", "/proc/self/cwd/../../outside", "/etc/hostname",
+	} {
+		_, err := os.ReadFile(name)
+		note("read "+name, err == nil)
+	}
+	if os.Symlink(outside, "/tmp/link") == nil {
+		_, err := os.ReadFile("/tmp/link/outside")
+		note("read through a link", err == nil)
+		note("changed to a link", os.Chdir("/tmp/link") == nil)
+	}
+	note("changed the root", unix.Chroot("/tmp") == nil)
+	note("executed what is outside", exec.Command(filepath.Join(outside, "root/bin/probe"), "x").Run() == nil)
+	note("signalled the supervisor", unix.Kill(supervisor, 0) == nil || unix.Kill(supervisor, unix.SIGCONT) == nil)
+	note("signalled process 1", unix.Kill(1, unix.SIGCONT) == nil)
+	note("traced", unix.PtraceAttach(supervisor) == nil)
+	var b [8]byte
+	_, err := unix.ProcessVMReadv(supervisor, []unix.Iovec{{Base: &b[0], Len: 8}}, []unix.RemoteIovec{{Base: 0x400000, Len: 8}}, 0)
+	note("read the supervisor's memory", err == nil)
+	for _, at := range []string{filepath.Join(outside, "socket"), "/../socket"} {
+		c, err := net.DialTimeout("unix", at, time.Second)
+		note("connected to "+at, err == nil)
+		if err == nil {
+			c.Close()
+		}
+	}
+	_, err = net.DialTimeout("tcp", "192.0.2.1:80", time.Second)
+	note("connected out", !errors.Is(err, unix.ENETUNREACH))
+	// calls that the kernel would take a path of, and none of us
+	fd, err := unix.Openat2(unix.AT_FDCWD, filepath.Join(outside, "outside"), &unix.OpenHow{Flags: unix.O_RDONLY})
+	note("openat2", err == nil && fd >= 0)
+	_, err = unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM, 0)
+	note("a socket whose every message has an address", err == nil)
+	note("mounted", unix.Mount("/", "/tmp", "", unix.MS_BIND, "") == nil)
+	return reached
+}
