@@ -218,11 +218,11 @@ func berths() []berth {
 			missing: []string{"seccomp profile", "masked /proc"},
 		},
 		{
-			name: "uid 1000, default", container: containertest.Container{User: "1000:1000"},
+			name: "uid 1000, default", tier: "T3", mode: "translated", container: containertest.Container{User: "1000:1000"},
 			missing: []string{"root", "seccomp profile", "masked /proc"},
 		},
 		{
-			name: "uid 1000, seccomp unconfined", container: containertest.Container{User: "1000:1000", SeccompUnconfined: true},
+			name: "uid 1000, seccomp unconfined", tier: "T3", mode: "translated", container: containertest.Container{User: "1000:1000", SeccompUnconfined: true},
 			missing: []string{"root", "masked /proc"},
 		},
 		{

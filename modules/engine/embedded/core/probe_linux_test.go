@@ -204,10 +204,11 @@ func TestRefusal(t *testing.T) {
 			missing(knobSeccomp, "refuses unshare"), missing(knobMaskedProc, "covered: /proc/bus"),
 		}},
 		{Tier: TierContainer, Mode: modeContainer, Missing: []Missing{missing(knobRoot, "this is user 1000")}},
+		{Tier: TierTranslated, Mode: modeTranslated, Missing: []Missing{missing(knobPtrace, "refused")}},
 	}}
 	got := r.Refusal()
 	for _, want := range []string{
-		knobSeccomp + ": refuses", knobMaskedProc + ": as above", knobSubIDs, knobUidmap, knobNoNewPrivs, knobRoot + ": this is user 1000",
+		knobSeccomp + ": refuses", knobMaskedProc + ": as above", knobSubIDs, knobUidmap, knobNoNewPrivs, knobRoot + ": this is user 1000", knobPtrace + ": refused",
 		"gitlab-docker     T2: ", "hostUsers: false", "azure", "--security-opt seccomp=unconfined; --security-opt systempaths=unconfined",
 		"unmask=ALL", "_EXPERIMENTAL_DAGGER_RUNNER_HOST", "DAGGER_SESSION_PORT",
 	} {
@@ -218,7 +219,7 @@ func TestRefusal(t *testing.T) {
 	if strings.Contains(got, knobSysAdmin) {
 		t.Errorf("it advises to take %s:\n%s", knobSysAdmin, got)
 	}
-	if n := strings.Count(got, "\n"); n > 36 {
+	if n := strings.Count(got, "\n"); n > 38 {
 		t.Errorf("%d lines are more than a screen", n)
 	}
 	if r.Better() != "" {
@@ -228,6 +229,10 @@ func TestRefusal(t *testing.T) {
 	r.Ways[3].OK, r.Ways[3].Missing = true, nil
 	if got := r.Better(); !strings.Contains(got, "single-id mode") || strings.Contains(got, "container mode") {
 		t.Errorf("better than T2: %s", got)
+	}
+	r.Tier, r.Mode = TierTranslated, modeTranslated
+	if got := r.Better(); !strings.Contains(got, "single-id mode") || strings.Contains(got, "translated mode") {
+		t.Errorf("better than T3: %s", got)
 	}
 	r.Tier, r.Mode = TierNamespaces, modeRootless
 	if got := r.Better(); got != "" {

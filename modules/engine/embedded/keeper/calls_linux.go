@@ -74,6 +74,9 @@ func handlers() map[int]handler {
 		}},
 		unix.SYS_UTIMENSAT: {"utimensat", nil, func(c call) notify.Response {
 			if c.Args[1] == 0 {
+				if c.fd(0) == unix.AT_FDCWD {
+					return notify.Errno(unix.EFAULT)
+				}
 				return c.setTimes(c.descriptor(c.fd(0)), c.Args[2], timespecs)
 			}
 			return c.setTimesAt(c.fd(0), c.Args[1], c.Args[2], int(c.Args[3]), timespecs)

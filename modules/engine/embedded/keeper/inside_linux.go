@@ -143,8 +143,9 @@ func (in *Inside) Inner(name string) (string, bool) {
 	return "/" + inner, ok
 }
 
-// holds: an open directory is below the root, if there is one. No process of
-// the step has another, and none shall be of use to it.
+// holds: an open directory is below the root, if there is one. A step that
+// changes the path while it changes its working directory may get to another,
+// which shall be of no use to it.
 func (in *Inside) holds(fd int) bool {
 	if !in.translates() {
 		return true

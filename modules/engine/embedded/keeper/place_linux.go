@@ -70,6 +70,11 @@ func (c call) find(dir int32, name string, flags int) (file, error) {
 		if flags&unix.AT_EMPTY_PATH == 0 {
 			return file{}, unix.ENOENT
 		}
+		if dir == unix.AT_FDCWD && c.in.translates() {
+			// it may have come to be outside of the root: see holds
+			fd, err := c.open(dir, ".", unix.O_PATH|unix.O_CLOEXEC)
+			return ours(fd), err
+		}
 		return c.descriptor(dir), nil
 	}
 	if flags&unix.AT_SYMLINK_NOFOLLOW == 0 {

@@ -242,9 +242,7 @@ func (t *tracer) stopped(k *tracee) {
 	} else {
 		switch regs.call() {
 		case unix.SYS_CHDIR:
-			err = t.givePath(k, &regs, 0, true)
-		case unix.SYS_INOTIFY_ADD_WATCH:
-			err = t.givePath(k, &regs, 1, regs.arg(2)&unix.IN_DONT_FOLLOW == 0)
+			err = t.givePath(k, &regs, 0)
 		case unix.SYS_EXECVE:
 			err = t.execute(k, &regs, unix.AT_FDCWD, regs.arg(0), 0)
 		case unix.SYS_EXECVEAT:
@@ -266,16 +264,12 @@ func (t *tracer) stopped(k *tracee) {
 }
 
 // givePath has a call take the path outside of what one of its arguments names.
-func (t *tracer) givePath(k *tracee, regs *registers, arg int, follow bool) error {
+func (t *tracer) givePath(k *tracee, regs *registers, arg int) error {
 	name, err := textOf(k.tid, regs.arg(arg))
 	if err != nil {
 		return err
 	}
-	flags := 0
-	if !follow {
-		flags = unix.AT_SYMLINK_NOFOLLOW
-	}
-	fd, err := t.w.files.Find(k.tid, unix.AT_FDCWD, name, flags)
+	fd, err := t.w.files.Find(k.tid, unix.AT_FDCWD, name, 0)
 	if err != nil {
 		return err
 	}
