@@ -214,7 +214,14 @@ func (s *step) placeAll(ctx context.Context, tree *rootTree, mounts []bkexec.Mou
 		}
 	}
 	s.ready = true
-	if config.Programs == "" && slices.ContainsFunc(config.Fixed, func(f warden.Fixed) bool { return f.Dir }) {
+	return s.refilter()
+}
+
+// refilter takes the filter of steps with directories mounted read-only where
+// the kernel goes on with paths.
+func (s *step) refilter() (err error) {
+	c := s.spec.Contained
+	if c.Programs == "" && slices.ContainsFunc(c.Fixed, func(f warden.Fixed) bool { return f.Dir }) {
 		s.spec.Filter, err = s.e.container.fixing()
 	}
 	return err

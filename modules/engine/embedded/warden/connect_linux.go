@@ -72,9 +72,6 @@ func (w *Warden) connect(r *notify.Request) notify.Response {
 		return w.notOurs()
 	}
 	defer done()
-	if e.family == unix.AF_NETLINK {
-		return notify.Return(0)
-	}
 	a, err := w.address(r)
 	if err == errHidden {
 		// only the gateway answers without being told what for
@@ -215,9 +212,6 @@ func (w *Warden) bind(r *notify.Request) notify.Response {
 		return w.notOurs()
 	}
 	defer done()
-	if e.family == unix.AF_NETLINK {
-		return notify.Return(0) // it is
-	}
 	a, err := w.address(r)
 	if err != nil {
 		return notify.Errno(errnoOf(err))

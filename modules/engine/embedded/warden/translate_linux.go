@@ -145,6 +145,10 @@ func (w *Warden) translate(r *notify.Request) notify.Response {
 		if uint32(r.Args[1]) != unix.RLIMIT_LOCKS {
 			return w.otherProcess(r)
 		}
+	case unix.SYS_BIND, unix.SYS_CONNECT:
+		if w.isNetlink(r) {
+			return notify.Return(0) // it is bound, and has no other end
+		}
 	case unix.SYS_READLINKAT:
 		if p := w.readlinkat(r); p != notify.Continue() {
 			return p
@@ -185,6 +189,15 @@ func (w *Warden) netlink(r *notify.Request) notify.Response {
 	}
 	w.sockets.add(&w.ids, st.Ino, &endpoint{fd: -1, family: unix.AF_NETLINK, tgid: tgidOf(r.PID), number: n})
 	return notify.Return(int64(n))
+}
+
+func (w *Warden) isNetlink(r *notify.Request) bool {
+	e, done, known := w.find(r)
+	if !known {
+		return false
+	}
+	defer done()
+	return e.family == unix.AF_NETLINK
 }
 
 // starterSetup is what the starter is told first.

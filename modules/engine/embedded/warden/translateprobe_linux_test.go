@@ -158,7 +158,7 @@ func probeHostile() (reached []string) {
 	note("the supervisor is not known", supervisor == init)
 	for _, name := range []string{
 		filepath.Join(outside, "outside"), "/../outside", "/proc/1/environ", "/proc/" + strconv.Itoa(supervisor) + "/environ",
-		"/proc/" + strconv.Itoa(supervisor) + "/root/etc/passwd", "/proc/self/root/../outside", "/proc/self/cwd/../../outside", "/etc/hostname",
+		filepath.Join("/proc", strconv.Itoa(supervisor), "root", "etc/passwd"), "/proc/self/root/../outside", "/proc/self/cwd/../../outside", "/etc/hostname",
 	} {
 		_, err := os.ReadFile(name)
 		note("read "+name, err == nil)
