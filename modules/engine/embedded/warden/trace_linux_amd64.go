@@ -19,8 +19,6 @@ func (r registers) call() int { return int(int32(r.Orig_rax)) }
 
 func (r *registers) setCall(n int) { r.Orig_rax = uint64(int64(n)) }
 
-func (r registers) result() int64 { return int64(r.Rax) }
-
 func (r *registers) setResult(v int64) { r.Rax = uint64(v) }
 
 func (r registers) stack() uint64 { return r.Rsp }

@@ -17,8 +17,6 @@ func (r registers) call() int { return -1 }
 
 func (r *registers) setCall(int) {}
 
-func (r registers) result() int64 { return 0 }
-
 func (r *registers) setResult(int64) {}
 
 func (r registers) stack() uint64 { return 0 }

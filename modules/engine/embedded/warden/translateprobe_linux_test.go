@@ -43,7 +43,7 @@ func probe(args []string) int {
 // expect fails unless got is want.
 func expect(what string, err error, got, want any) error {
 	if err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
-		return fmt.Errorf("%s: got %v (%v), want %v", what, got, err, want)
+		return fmt.Errorf("%s: got %v (%w), want %v", what, got, err, want)
 	}
 	return nil
 }
