@@ -300,8 +300,12 @@ func (c call) openPath(f file, kind uint32, flags int) notify.Response {
 	if flags&unix.O_DIRECTORY != 0 && kind != unix.S_IFDIR {
 		return notify.Errno(unix.ENOTDIR)
 	}
-	if f.fd >= 0 {
-		return notify.AddFD(f.fd, flags&unix.O_CLOEXEC != 0)
+	if f.fd >= 0 { // which is closed before the answer is given
+		fd, err := unix.FcntlInt(uintptr(f.fd), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return failure(err)
+		}
+		return notify.GiveFD(fd, flags&unix.O_CLOEXEC != 0)
 	}
 	fd, err := unix.Open(f.path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
