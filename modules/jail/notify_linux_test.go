@@ -351,6 +351,8 @@ func notifyTarget() int {
 	switch what := os.Args[1]; what {
 	case "each":
 		return notifyCalls()
+	case "given":
+		return notifyGiven()
 	case "abandoned":
 		for {
 			if err := unix.Mlockall(0); errors.Is(err, unix.ENOSYS) {

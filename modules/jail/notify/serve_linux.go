@@ -235,18 +235,17 @@ func (r *Request) answer(p Response) error {
 	case answerContinue:
 		a = answer{id: r.ID, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}
 	case answerFD:
-		_, err := r.add(p.fd, -1, p.cloexec, unix.SECCOMP_ADDFD_FLAG_SEND)
-		if err == nil || errors.Is(err, unix.ENOENT) {
+		// Not with SECCOMP_ADDFD_FLAG_SEND, which does both: when a signal to
+		// this thread interrupts that before the caller runs, the call has
+		// ended, successfully and with the number 0. Seen with Linux 6.18.
+		n, err := r.add(p.fd, -1, p.cloexec)
+		if errors.Is(err, unix.ENOENT) {
 			return nil
 		}
-		if errors.Is(err, unix.EINVAL) { // before Linux 5.14
-			n, err := r.add(p.fd, -1, p.cloexec, 0)
-			if err == nil {
-				a.value = int64(n)
-				break
-			}
+		a.value = int64(n)
+		if err != nil {
+			a.value, a.errno = 0, -int32(errnoOf(err))
 		}
-		a.errno = -int32(errnoOf(err))
 	}
 	err := ioctl(r.listener, ioctlSend, unsafe.Pointer(&a))
 	if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINPROGRESS) {
@@ -268,15 +267,17 @@ func errnoOf(err error) unix.Errno {
 // without ending the call, and returns its number there. at is the number to
 // take, replacing what it is, or -1 for a free one.
 func (r *Request) PutFD(fd, at int, cloexec bool) (int, error) {
-	n, err := r.add(fd, at, cloexec, 0)
+	n, err := r.add(fd, at, cloexec)
 	if err != nil {
 		return -1, fmt.Errorf("giving a process a descriptor: %w", err)
 	}
 	return n, nil
 }
 
-func (r *Request) add(fd, at int, cloexec bool, flags uint32) (int, error) {
-	a := addFD{id: r.ID, flags: flags, fd: uint32(fd)}
+// add does it once, however often it is interrupted: what the caller has not
+// taken then is withdrawn.
+func (r *Request) add(fd, at int, cloexec bool) (int, error) {
+	a := addFD{id: r.ID, fd: uint32(fd)}
 	if at >= 0 {
 		a.flags |= unix.SECCOMP_ADDFD_FLAG_SETFD
 		a.newFD = uint32(at)
@@ -284,11 +285,16 @@ func (r *Request) add(fd, at int, cloexec bool, flags uint32) (int, error) {
 	if cloexec {
 		a.newFlags = unix.O_CLOEXEC
 	}
-	n, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(r.listener), ioctlAddFD, uintptr(unsafe.Pointer(&a)))
-	if errno != 0 {
-		return -1, errno
+	for {
+		n, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(r.listener), ioctlAddFD, uintptr(unsafe.Pointer(&a)))
+		switch errno {
+		case 0:
+			return int(n), nil
+		case unix.EINTR:
+		default:
+			return -1, errno
+		}
 	}
-	return int(n), nil
 }
 
 // Valid reports whether the caller still waits. Only then is PID still its.
