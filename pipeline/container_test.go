@@ -205,7 +205,8 @@ func readJSON(file string, v any) error {
 type berth struct {
 	name       string
 	container  containertest.Container
-	tier, mode string   // "" when nothing works there
+	tier, mode string   // "" when nothing works there by itself
+	asked      string   // a tier that works there when it is asked for
 	missing    []string // what the ways that do not work must name
 	become     []string // what the program is started by
 }
@@ -218,11 +219,11 @@ func berths() []berth {
 			missing: []string{"seccomp profile", "masked /proc"},
 		},
 		{
-			name: "uid 1000, default", tier: "T3", mode: "translated", container: containertest.Container{User: "1000:1000"},
+			name: "uid 1000, default", asked: "T3", container: containertest.Container{User: "1000:1000"},
 			missing: []string{"root", "seccomp profile", "masked /proc"},
 		},
 		{
-			name: "uid 1000, seccomp unconfined", tier: "T3", mode: "translated", container: containertest.Container{User: "1000:1000", SeccompUnconfined: true},
+			name: "uid 1000, seccomp unconfined", asked: "T3", container: containertest.Container{User: "1000:1000", SeccompUnconfined: true},
 			missing: []string{"root", "masked /proc"},
 		},
 		{
@@ -293,6 +294,9 @@ func (b berth) doctor(t *testing.T, d *dock, r containertest.Runtime) {
 	}
 	if k.Engine.Tier != b.tier || k.Engine.Mode != b.mode {
 		t.Errorf("tier %q in mode %q, want %q in %q: %+v", k.Engine.Tier, k.Engine.Mode, b.tier, b.mode, k.Engine.Tiers)
+	}
+	if k.Engine.Translation != (b.asked == "T3") {
+		t.Errorf("tier T3 could be asked for: %v", k.Engine.Translation)
 	}
 	if want := map[bool]int{true: 0, false: 3}[b.tier != ""]; res.Code != want {
 		t.Errorf("exit code %d, want %d: %s", res.Code, want, res.Stderr)

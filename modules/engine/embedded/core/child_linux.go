@@ -83,6 +83,11 @@ func startAnyMode(ctx context.Context, c ChildConfig, build string) (*starter, e
 		return nil, err
 	}
 	sweepStale(c.Root)
+	if c.Tier == TierTranslated {
+		if err := translationMissing(ctx, c); err != nil {
+			return nil, err
+		}
+	}
 	var said []error
 	for _, mode := range modes {
 		child, err := startIn(ctx, c, mode, build)
@@ -108,11 +113,21 @@ func startAnyMode(ctx context.Context, c ChildConfig, build string) (*starter, e
 	return nil, e
 }
 
+// translationMissing says what keeps tier T3 from working. Doctor does not look
+// into what has to be asked for, and most of it a step would find out first.
+func translationMissing(ctx context.Context, c ChildConfig) error {
+	way, _, err := probeWay(ctx, modeTranslated, c.Root, c.Environ)
+	if err != nil || way.OK {
+		return err
+	}
+	return way.refusal()
+}
+
 // modesOf lists what is tried for a tier, best first.
 func modesOf(tier string) ([]string, error) {
 	switch tier {
 	case "":
-		return []string{modeRoot, modeRootless, modeSingle, modeContainer, modeTranslated}, nil
+		return []string{modeRoot, modeRootless, modeSingle, modeContainer}, nil // T3 is slower and lacks more: it is asked for
 	case TierNamespaces:
 		return []string{modeRoot, modeRootless, modeSingle}, nil
 	case TierContainer:

@@ -3,6 +3,7 @@ package core
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"drydock/modules/artifact"
 	"drydock/modules/jail"
 )
 
@@ -204,11 +206,10 @@ func TestRefusal(t *testing.T) {
 			missing(knobSeccomp, "refuses unshare"), missing(knobMaskedProc, "covered: /proc/bus"),
 		}},
 		{Tier: TierContainer, Mode: modeContainer, Missing: []Missing{missing(knobRoot, "this is user 1000")}},
-		{Tier: TierTranslated, Mode: modeTranslated, Missing: []Missing{missing(knobPtrace, "refused")}},
 	}}
 	got := r.Refusal()
 	for _, want := range []string{
-		knobSeccomp + ": refuses", knobMaskedProc + ": as above", knobSubIDs, knobUidmap, knobNoNewPrivs, knobRoot + ": this is user 1000", knobPtrace + ": refused",
+		knobSeccomp + ": refuses", knobMaskedProc + ": as above", knobSubIDs, knobUidmap, knobNoNewPrivs, knobRoot + ": this is user 1000",
 		"gitlab-docker     T2: ", "hostUsers: false", "azure", "--security-opt seccomp=unconfined; --security-opt systempaths=unconfined",
 		"unmask=ALL", "_EXPERIMENTAL_DAGGER_RUNNER_HOST", "DAGGER_SESSION_PORT",
 	} {
@@ -219,8 +220,15 @@ func TestRefusal(t *testing.T) {
 	if strings.Contains(got, knobSysAdmin) {
 		t.Errorf("it advises to take %s:\n%s", knobSysAdmin, got)
 	}
-	if n := strings.Count(got, "\n"); n > 38 {
+	if n := strings.Count(got, "\n"); n > 36 {
 		t.Errorf("%d lines are more than a screen", n)
+	}
+	if strings.Contains(got, "T3") {
+		t.Errorf("it advises T3, which does not work:\n%s", got)
+	}
+	r.Translation = true
+	if more, ok := strings.CutPrefix(r.Refusal(), got); !ok || strings.Count(more, "\n") != 1 || !strings.Contains(more, "--tier T3") {
+		t.Errorf("it does not say in one line that T3 works: %s", more)
 	}
 	if r.Better() != "" {
 		t.Error("something is better than nothing")
@@ -230,12 +238,27 @@ func TestRefusal(t *testing.T) {
 	if got := r.Better(); !strings.Contains(got, "single-id mode") || strings.Contains(got, "container mode") {
 		t.Errorf("better than T2: %s", got)
 	}
-	r.Tier, r.Mode = TierTranslated, modeTranslated
-	if got := r.Better(); !strings.Contains(got, "single-id mode") || strings.Contains(got, "translated mode") {
-		t.Errorf("better than T3: %s", got)
-	}
 	r.Tier, r.Mode = TierNamespaces, modeRootless
 	if got := r.Better(); got != "" {
 		t.Errorf("better than rootless: %s", got)
+	}
+}
+
+// A tier that was asked for and does not work says why, and what would help.
+func TestRefusalOfTheAsked(t *testing.T) {
+	err := WayReport{Tier: TierTranslated, Mode: modeTranslated, Missing: []Missing{
+		missing(knobPtrace, "ptrace: not permitted"), missing(knobNoExec, "programs: mounted noexec"),
+	}}.refusal()
+	var said *artifact.Error
+	if !errors.As(err, &said) || said.Kind != artifact.KindFault || said.Place != "T3" {
+		t.Fatalf("%#v", err)
+	}
+	if want := "ptrace: not permitted; programs: mounted noexec"; !strings.Contains(said.Message, want) {
+		t.Errorf("%q is not said: %s", want, said.Message)
+	}
+	for _, knob := range []string{knobPtrace, knobNoExec} {
+		if remedy := knobs(knob).remedy; remedy == "" || !strings.Contains(said.Remedy, remedy) {
+			t.Errorf("%s: no remedy: %s", knob, said.Remedy)
+		}
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"drydock/modules/artifact"
 )
 
 // remoteEngine is the way that needs nothing of this machine.
@@ -12,10 +14,30 @@ const remoteEngine = `Or build on another machine: name a Dagger Engine with
   or with DAGGER_SESSION_PORT and DAGGER_SESSION_TOKEN as dagger run sets them.
 `
 
+// translationWorks is said where nothing else does.
+const translationWorks = "Or, here as it is, ask for --tier T3: it builds by translation, slower; what it lacks: README, \"Tier T3\".\n"
+
 // Refusal says, on one screen, that nothing can be built here and what would
 // change that. It is what doctor and a run say when no tier works.
 func (r Report) Refusal() string {
-	return "No way of running build steps works here. Any one of these would do:\n" + r.ways(nil) + remoteEngine
+	text := "No way of running build steps works here. Any one of these would do:\n" + r.ways(nil) + remoteEngine
+	if r.Translation {
+		text += translationWorks
+	}
+	return text
+}
+
+// refusal says what keeps a way from working that was asked for, in a line.
+func (w WayReport) refusal() error {
+	var seen, remedies []string
+	for _, m := range w.Missing {
+		seen, remedies = append(seen, m.Detail), append(remedies, m.Remedy)
+	}
+	return &artifact.Error{
+		Kind: artifact.KindFault, Op: "starting the engine", Place: w.Tier,
+		Message: "this tier was asked for and cannot be had here: " + strings.Join(seen, "; "),
+		Remedy:  strings.Join(slices.Compact(remedies), "; "),
+	}
 }
 
 // Better says what the ways miss that are better than the one that is used;
@@ -59,7 +81,7 @@ func (r Report) ways(but []string) string {
 	}
 	for _, platform := range Platforms() {
 		name := platform
-		for _, tier := range []string{TierTranslated, TierContainer, TierNamespaces} {
+		for _, tier := range []string{TierContainer, TierNamespaces} {
 			if settings := how[platform+tier]; len(settings) > 0 {
 				fmt.Fprintf(&b, "  %-17s %s: %s\n", name, tier, strings.Join(settings, "; "))
 				name = ""
@@ -75,7 +97,5 @@ func modeMeaning(mode string) string {
 		modeRootless:  "every step in namespaces of its own, several user ids",
 		modeSingle:    "every step in namespaces of its own, one user id",
 		modeContainer: "an ordinary container, as its root",
-
-		modeTranslated: "an ordinary container, as any user: paths and ids are translated",
 	}[mode]
 }
