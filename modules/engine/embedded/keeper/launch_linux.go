@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -85,12 +84,6 @@ func launch(data, oob []byte) (int, error) {
 	return syscall.ForkExec(ours(program).path, args, &syscall.ProcAttr{
 		Dir: "/", Env: []string{}, Files: files, Sys: &syscall.SysProcAttr{Setsid: true},
 	})
-}
-
-// Launcher orders from the other side of Launch's socket.
-type Launcher struct {
-	mu     sync.Mutex
-	socket int
 }
 
 // NewLauncher takes the socket over.
