@@ -46,7 +46,7 @@ func (h *hostile) faults(s report.Summary, images []string, printed string) (out
 		switch {
 		case bounded && message == "":
 			out = append(out, name+" was built")
-		case name == "fork" && h.also != "" && strings.Contains(message, h.also): // ended, and said so
+		case name == "fork" && slices.ContainsFunc(h.also, func(s string) bool { return strings.Contains(message, s) }): // ended
 		case bounded && !strings.Contains(message, bound.says):
 			out = append(out, fmt.Sprintf("%s failed without saying %q: %s", name, bound.says, message))
 		case name == "caught" && (message == "" || !strings.Contains(printed, "ESCAPED /hostile is there")):

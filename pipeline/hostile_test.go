@@ -32,7 +32,7 @@ type hostile struct {
 	alive   func() error // of a process that no step may signal
 	address string       // of a listener on all addresses of this machine
 	sockets []string     // as the program sees them
-	also    string       // what the fork bomb's image may say in place of its limit
+	also    []string     // what the fork bomb's image may say in place of its limit
 }
 
 const hostileSecret = "outside, and to stay there\n"
