@@ -52,6 +52,7 @@ type watched struct {
 	free     int64     // disk, when it began
 	left     int64     // and memory
 	counted  time.Time // what it wrote, not again before
+	counting bool
 	weighed  time.Time // and its memory
 	measured time.Time // and its bounded directories
 	ended    bool
@@ -167,11 +168,13 @@ func (w *watch) disk(used map[int]warden.Usage) {
 		if v.ended || !over && !short {
 			continue
 		}
-		start := time.Now()
+		if !short {
+			w.count(s, v, used[v.init].PIDs)
+			continue
+		}
 		wrote := s.written(v.since, used[v.init].PIDs)
-		v.counted = time.Now().Add(countShare * time.Since(start))
 		if wrote > v.limits.Disk {
-			w.end(s, v, exceeded(LimitDisk, fmt.Sprintf("it wrote more than %s", sized(v.limits.Disk))))
+			w.endFull(s, v)
 			continue
 		}
 		if short && wrote > max(most, leastBlame) {
@@ -184,6 +187,29 @@ func (w *watch) disk(used map[int]warden.Usage) {
 	w.roomAt = time.Now().Add(roomTime)
 	w.end(worst, w.steps[worst], exceeded(LimitFreeDisk, fmt.Sprintf("less than %s of disk was left free at %s, and of all steps it had written the most (%s)",
 		sized(worst.limits.FreeDisk), w.root, sized(most))))
+}
+
+// count counts what a step wrote, beside the others: one that made very many files
+// takes long to be counted, and no other may go on unseen meanwhile.
+func (w *watch) count(s *step, v *watched, pids []int) {
+	if v.counting {
+		return
+	}
+	v.counting = true
+	go func() {
+		start := time.Now()
+		wrote := s.written(v.since, pids)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		v.counting, v.counted = false, time.Now().Add(countShare*time.Since(start))
+		if wrote > v.limits.Disk && !v.ended && w.steps[s] == v {
+			w.endFull(s, v)
+		}
+	}()
+}
+
+func (w *watch) endFull(s *step, v *watched) {
+	w.end(s, v, exceeded(LimitDisk, fmt.Sprintf("it wrote more than %s", sized(v.limits.Disk))))
 }
 
 // memory ends the step that has the most when the machine is about to have
