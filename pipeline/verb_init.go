@@ -35,7 +35,9 @@ No Dockerfile is changed. A drydock.yaml that is there is not overwritten withou
 --force; with --dry-run nothing is written. --add-bases writes the bases proposed
 into the catalog's directory, new files and more for standsFor: in those that are
 there, except upstream images whose digest somebody has to look up. For golang and
-node those are Debian with the toolchain and what RUN calls. Nothing else is written.`,
+node those are Debian with the toolchain and what RUN calls, for python, nginx and
+openjdk what Debian has. Context, target and arguments are taken from compose and
+bake files and a Makefile where these name them. Nothing else is written.`,
 		Flags: append(commonFlags(), boolean("dry-run", "print the proposal and write nothing"), boolean("force", "overwrite a drydock.yaml"),
 			boolean("add-bases", "write the bases proposed into the catalog, a directory, for review")),
 		Action: func(c *cli.Context) error {

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -89,11 +90,27 @@ func Parse(name string, data []byte) (*File, error) {
 		if err != nil {
 			return nil, f.fault(from.Line, err, "")
 		}
-		if len(res.Unmatched) == 0 {
+		if !unknown(from.Raw, res.Unmatched) {
 			from.Name = res.Result
 		}
 	}
 	return f, nil
+}
+
+// unknown says whether a word depends on one of some variables that have no value:
+// ${X:-default} and ${X:+other} say what they are without.
+func unknown(word string, unmatched map[string]struct{}) bool {
+	for k := range unmatched {
+		if needs(word, k) {
+			return true
+		}
+	}
+	return false
+}
+
+// needs says whether a word has a variable that is to have a value.
+func needs(word, variable string) bool {
+	return regexp.MustCompile(`\$` + regexp.QuoteMeta(variable) + `([^A-Za-z0-9_]|$)|\$\{` + regexp.QuoteMeta(variable) + `(\}|:?\?|[#%/])`).MatchString(word)
 }
 
 // Frontend is the frontend the syntax directive names, and where it stands as

@@ -107,7 +107,7 @@ func (f *File) fromReference(st statement, c *instructions.Stage, env values) ([
 		if err != nil {
 			return nil, f.fault(st.node.StartLine, err, "")
 		}
-		if len(res.Unmatched) == 0 {
+		if !unknown(c.Platform, res.Unmatched) {
 			r.Platform = res.Result
 		}
 	}

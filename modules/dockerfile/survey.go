@@ -267,7 +267,7 @@ func (f *File) Arguments() []string {
 	for _, cmd := range f.meta {
 		for _, kp := range cmd.Args {
 			needed := slices.ContainsFunc(f.Stages, func(s Stage) bool {
-				return s.From.Name == "" && (strings.Contains(s.From.Raw, "$"+kp.Key) || strings.Contains(s.From.Raw, "{"+kp.Key))
+				return s.From.Name == "" && needs(s.From.Raw, kp.Key)
 			})
 			if kp.Value == nil && needed {
 				out = append(out, kp.Key)

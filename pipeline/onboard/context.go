@@ -3,11 +3,13 @@ package onboard
 import (
 	"fmt"
 	"io/fs"
+	"maps"
 	"path"
 	"regexp"
 	"slices"
 	"strings"
 
+	"drydock/modules/artifact"
 	"drydock/modules/dockerfile"
 )
 
@@ -31,6 +33,84 @@ var markers = map[string][]string{
 	"maven": {"pom.xml", "build.gradle", "build.gradle.kts"}, "gem": {"Gemfile"}, "composer": {"composer.json"}, "make": {"Makefile", "makefile", "GNUmakefile"},
 }
 
+// imagesOf are the images a Dockerfile makes: one, or one for each context and set
+// of arguments that the repository's own files say it is built with.
+func imagesOf(fsys fs.FS, file string, parsed *dockerfile.File, said []saying, given map[string]string) []Image {
+	var ways [][]saying // those that differ in their target alone together
+	for _, s := range said {
+		i := slices.IndexFunc(ways, func(w []saying) bool { return w[0].context == s.context && maps.Equal(w[0].args, s.args) })
+		if i < 0 {
+			i, ways = len(ways), append(ways, nil)
+		}
+		ways[i] = append(ways[i], s)
+	}
+	if len(ways) == 0 {
+		ways = [][]saying{nil}
+	}
+	var out []Image
+	for _, way := range ways {
+		img := Image{file: parsed, Targets: noNil(parsed.Targets()), Choices: []string{}, Missing: []string{}, Problems: []Problem{}, only: onlyFor(path.Base(file))}
+		img.Arguments, img.Args = guess(parsed.Arguments())
+		if img.only != nil && len(img.Args) > 0 {
+			img.Arguments, img.Args = parsed.Arguments(), map[string]string{}
+		}
+		img.give(file, given)
+		if len(way) > 0 {
+			img.follow(way)
+			if len(ways) > 1 {
+				img.said = way[0].name
+			}
+		}
+		chooseContext(fsys, file, &img)
+		out = append(out, img)
+	}
+	return out
+}
+
+// give takes the values a Makefile gives arguments that FROM lines need, or have
+// something for that is no image.
+func (i *Image) give(file string, given map[string]string) {
+	for _, s := range i.file.Stages {
+		for _, m := range argumentNames.FindAllStringSubmatch(s.From.Raw, -1) {
+			value, ok := given[m[1]]
+			if _, have := i.Args[m[1]]; !ok || have {
+				continue
+			}
+			if strings.ContainsAny(value, "$`") {
+				p := Problem{
+					fmt.Sprintf("%s:%d", file, s.From.Line), "the Makefile gives " + m[1] + " a value that only make knows, " + value,
+					"name it in the project file: args: {" + m[1] + ": …}",
+				}
+				if !slices.Contains(i.Problems, p) {
+					i.Problems = append(i.Problems, p)
+				}
+				continue
+			}
+			i.Args[m[1]], i.ArgsWhy = value, "the Makefile says so"
+			i.Arguments = slices.DeleteFunc(i.Arguments, func(a string) bool { return a == m[1] })
+		}
+	}
+}
+
+var argumentNames = regexp.MustCompile(`\$\{?([A-Za-z_][A-Za-z0-9_]*)`)
+
+// follow takes what the repository says of a build. A stage for those who work on
+// the image is not what is shipped.
+func (i *Image) follow(way []saying) {
+	s := way[0]
+	i.Context, i.Why = s.context, s.file+" says"
+	for k, v := range s.args {
+		i.Args[k], i.ArgsWhy = v, s.file+" says so"
+		i.Arguments = slices.DeleteFunc(i.Arguments, func(a string) bool { return a == k })
+	}
+	same := !slices.ContainsFunc(way, func(o saying) bool { return o.target != s.target })
+	if same && s.target != "" && !forWork.MatchString(s.target) && slices.ContainsFunc(i.file.Stages, func(st dockerfile.Stage) bool { return st.Name == s.target }) {
+		i.Target, i.TargetWhy = s.target, s.file+" says so"
+	}
+}
+
+var forWork = regexp.MustCompile(`(?i)^(dev|devel|development|debug|debugger|test|tests|testing|local|lint|ci)$`)
+
 // chooseContext guesses the folder the image is built from: of the Dockerfile's
 // own and those above it the one that has most of what it copies.
 func chooseContext(fsys fs.FS, file string, img *Image) {
@@ -48,6 +128,16 @@ func chooseContext(fsys fs.FS, file string, img *Image) {
 		return have
 	}
 	best, why := path.Dir(file), "the Dockerfile's own folder"
+	if img.Context != "" && (img.Context == "." || strings.HasPrefix(file, img.Context+"/")) {
+		finishContext(fsys, file, img)
+		return
+	}
+	if img.Context != "" {
+		img.Problems = append(img.Problems, Problem{
+			file, img.Why + " that its context is " + img.Context + ", where the Dockerfile is not",
+			"move the Dockerfile there, or a context above both in the project file",
+		})
+	}
 	most := score(best)
 	for dir := best; dir != "."; {
 		dir = path.Dir(dir)
@@ -62,7 +152,12 @@ func chooseContext(fsys fs.FS, file string, img *Image) {
 		best, why = ".", "the Dockerfile copies everything and its own folder has nothing else"
 	}
 	img.Context, img.Why = best, why
-	img.Dockerfile = strings.TrimPrefix(file, best+"/")
+	finishContext(fsys, file, img)
+}
+
+// finishContext looks at what the Dockerfile copies, once its context is known.
+func finishContext(fsys fs.FS, file string, img *Image) {
+	img.Dockerfile = strings.TrimPrefix(file, img.Context+"/")
 	chooseTarget(fsys, img)
 	for _, s := range img.file.SourcesOf(img.Target) {
 		if missing(fsys, img, s) {
@@ -78,6 +173,9 @@ func chooseContext(fsys fs.FS, file string, img *Image) {
 // chooseTarget leaves the last stage alone unless that copies what is not in the
 // repository and exactly one other that may be meant does not.
 func chooseTarget(fsys fs.FS, img *Image) {
+	if img.Target != "" {
+		return // it was said
+	}
 	whole := func(target string) bool {
 		return !slices.ContainsFunc(img.file.SourcesOf(target), func(s dockerfile.Source) bool { return missing(fsys, img, s) })
 	}
@@ -91,7 +189,7 @@ func chooseTarget(fsys fs.FS, img *Image) {
 		}
 	}
 	if len(can) == 1 {
-		img.Target = can[0]
+		img.Target, img.TargetWhy = can[0], "the last stage copies what is not in the repository"
 	}
 }
 
@@ -138,6 +236,35 @@ func alone(fsys fs.FS, dir string) bool {
 	return err == nil && !slices.ContainsFunc(entries, func(e fs.DirEntry) bool {
 		return e.IsDir() || !dockerfiles.MatchString(e.Name()) && !strings.HasSuffix(e.Name(), ".md")
 	})
+}
+
+var windowsName = regexp.MustCompile(`(?i)([._-])(windows|nanoserver|servercore)([._-]|\d|$)`)
+
+// windows says why an image is none that can be built here; "" when it may be one.
+func windows(f *dockerfile.File) string {
+	from := f.Stages[len(f.Stages)-1].From
+	if strings.Contains(from.Raw, "/windows/") || strings.Contains(from.Raw, "nanoserver") || strings.HasPrefix(from.Platform, "windows/") {
+		return "for Windows"
+	}
+	return ""
+}
+
+// architectures are the names Dockerfiles have of them, and OCI's.
+var architectures = map[string]string{
+	"amd64": "amd64", "x86_64": "amd64", "x64": "amd64", "arm64": "arm64", "aarch64": "arm64", "arm64v8": "arm64",
+	"ppc64le": "ppc64le", "s390x": "s390x", "riscv64": "riscv64",
+}
+
+// onlyFor is the platform a Dockerfile's name ends in: Dockerfile.arm64.
+func onlyFor(base string) *artifact.Platform {
+	parts := regexp.MustCompile(`[._-]`).Split(strings.ToLower(strings.ReplaceAll(base, "x86_64", "x64")), -1)
+	if last := parts[len(parts)-1]; slices.Contains([]string{"dockerfile", "containerfile"}, last) && len(parts) > 1 {
+		parts = parts[:len(parts)-1]
+	}
+	if arch := architectures[parts[len(parts)-1]]; arch != "" {
+		return &artifact.Platform{OS: "linux", Architecture: arch}
+	}
+	return nil
 }
 
 // ownName is what distinguishes a Dockerfile by its name: api of Dockerfile.api.
@@ -188,6 +315,9 @@ func (p *Proposal) name(repository string, taken func(string) bool) {
 			img.Name = folder
 		default:
 			img.Name = folder + "-" + nameOf(own)
+		}
+		if img.said != "" && nameOf(img.said) != "" {
+			img.Name = nameOf(img.said)
 		}
 	}
 	for i := range p.Images {

@@ -36,6 +36,8 @@ type Proposal struct {
 	Skipped    []Skipped   `json:"skipped"`
 	Project    string      `json:"project"` // the text of the project file
 	Added      []string    `json:"added"`   // files of the catalog that were written
+
+	speakers []string // files that say how images are built
 }
 
 // Image is one image a Dockerfile makes.
@@ -46,7 +48,9 @@ type Image struct {
 	Why        string              `json:"why"`        // the context was chosen
 	Platforms  []artifact.Platform `json:"platforms"`
 	Targets    []string            `json:"targets"`   // stages nothing else uses, besides the last
-	Target     string              `json:"target"`    // proposed of them: the last copies what is not there; "" is the last
+	Target     string              `json:"target"`    // proposed; "" is the last
+	TargetWhy  string              `json:"targetWhy"` // it was chosen
+	ArgsWhy    string              `json:"argsWhy"`   // Args are given; "" FROM needs them
 	Arguments  []string            `json:"arguments"` // that FROM needs and nothing gives
 	Args       map[string]string   `json:"args"`      // values proposed for those whose name tells what they mean
 	User       string              `json:"user"`      // proposed, since the Dockerfile names no ordinary one; "" it does
@@ -56,6 +60,8 @@ type Image struct {
 	Choices    []string            `json:"choices"` // arguments that are what a FROM is, which the catalog has no base for
 
 	file *dockerfile.File
+	said string             // its name in a file that says how it is built, where that tells it from another
+	only *artifact.Platform // its Dockerfile's name says it is for this one alone
 }
 
 // Problem is something a build of the image will meet.
@@ -73,6 +79,7 @@ type Base struct {
 	File     string   `json:"file"`    // of the catalog, that it is to be added to
 	Places   []string `json:"places"`
 	Argument string   `json:"argument"` // as FROM is written, where build arguments are in it
+	Upstream bool     `json:"upstream"` // what is proposed is the image itself, mirrored
 }
 
 // Ecosystem is a kind of package RUN instructions fetch.
@@ -117,6 +124,7 @@ func Propose(in Input) (*Proposal, error) {
 	if err != nil {
 		return nil, err
 	}
+	said, given := sayings(in.Files, p.speakers), makeArguments(in.Files)
 	for _, file := range found {
 		raw, err := fs.ReadFile(in.Files, file)
 		if err != nil {
@@ -130,10 +138,11 @@ func Propose(in Input) (*Proposal, error) {
 			p.Skipped = append(p.Skipped, Skipped{file, "it cannot be read: " + short(err)})
 			continue
 		}
-		img := Image{file: parsed, Targets: noNil(parsed.Targets()), Choices: []string{}, Missing: []string{}, Problems: []Problem{}}
-		img.Arguments, img.Args = guess(parsed.Arguments())
-		chooseContext(in.Files, file, &img)
-		p.Images = append(p.Images, img)
+		if why := windows(parsed); why != "" {
+			p.Skipped = append(p.Skipped, Skipped{file, why})
+			continue
+		}
+		p.Images = append(p.Images, imagesOf(in.Files, file, parsed, saidOf(said, file), given)...)
 	}
 	if len(p.Images) == 0 {
 		e := &artifact.Error{
@@ -154,6 +163,13 @@ func Propose(in Input) (*Proposal, error) {
 	})
 	for i := range p.Images {
 		p.survey(in, &p.Images[i])
+	}
+	for _, b := range p.Bases {
+		for _, place := range b.Places {
+			if b.Upstream {
+				p.tool(in, "FROM", place)
+			}
+		}
 	}
 	p.Project = p.text(in.Spec)
 	if _, err := catalog.ReadProject(catalog.ProjectFile, []byte(p.Project)); err != nil {
@@ -190,6 +206,8 @@ func (p *Proposal) find(in Input) ([]string, error) {
 			return p.enter(in.Files, file, err)
 		}
 		switch why := leftOut(file, d); {
+		case why == other && speaks(file) && d.Type().IsRegular() && notOurs(path.Dir(file), "") == "":
+			p.speakers = append(p.speakers, file)
 		case why == other:
 		case why != "":
 			p.Skipped = append(p.Skipped, Skipped{file, why})
@@ -233,6 +251,8 @@ func leftOut(file string, d fs.DirEntry) string {
 		return "a link or special file"
 	case templates.MatchString(name):
 		return "a template"
+	case windowsName.MatchString(name):
+		return "for Windows"
 	}
 	return notOurs(path.Dir(file), name)
 }

@@ -8,6 +8,7 @@ import (
 
 	"drydock/catalog"
 	"drydock/modules/artifact"
+	"drydock/modules/dockerfile"
 )
 
 func tree(files ...string) fstest.MapFS {
@@ -292,5 +293,120 @@ func TestProposeUserAndMissing(t *testing.T) {
 	p = propose(t, tree("Dockerfile", "FROM full\nCOPY dist/x /\nUSER 1\n"))
 	if strings.Contains(p.Project, "#   - name") || strings.Contains(p.Project, "Not yet") {
 		t.Error(p.Project)
+	}
+}
+
+// What Debian has of a program stands in for upstream's image of it, and where its
+// version is another, words say so.
+func TestProposeProgram(t *testing.T) {
+	cat := ops()
+	cat.Bases = append(cat.Bases,
+		catalog.Base{Name: "nginx-1.22", Kind: "debian", Variant: "minimal", Packages: []string{"nginx"}, File: "bases/nginx-1.22.yaml"},
+		catalog.Base{Name: "jre-17", Kind: "debian", Variant: "minimal", Packages: []string{"openjdk-17-jre-headless"}, File: "bases/jre-17.yaml"},
+		catalog.Base{Name: "python-3.11", Kind: "debian", Variant: "minimal", Packages: []string{"python3"}, File: "bases/python-3.11.yaml"})
+	for _, c := range []struct{ file, want string }{
+		{"FROM nginx:stable-alpine-slim@sha256:abc\nCOPY x /usr/share/nginx/html\n", `bases/nginx-1.22.yaml standsFor: ["nginx:stable-alpine-slim"]   # Debian's: as www-data`},
+		{"FROM nginx:stable\n", "stable names no version, this is 1.22"},
+		{"FROM nginx:1.22\nRUN apt-get update\n", "packages: [apt, nginx]\nstandsFor: [\"nginx:1.22\"]"},
+		{"FROM nginx:1.27\n", "# Debian bookworm has nginx 1.22, not 1.27: this is upstream's image, mirrored.\nversion: 1\nname: nginx-1-27\nkind: oci"},
+		{"FROM python:3.11-slim\nRUN pip install x\n", "bases/python-3.11-slim.yaml version: 1\nname: python-3.11-slim\nkind: debian\nvariant: full\nplatforms: [linux/amd64]\n" +
+			"packages: [apt, python-is-python3, python3-pip, python3-venv]\nenv: {LANG: C.UTF-8, PIP_BREAK_SYSTEM_PACKAGES: \"1\"}\nstandsFor: [\"python:3.11-slim\"]   # Debian's"},
+		{"FROM python:3.11.4\nRUN pip install x && make\n", "name: python-3.11-full\nkind: debian\nvariant: full\nplatforms: [linux/amd64]\npackages: [apt, python-is-python3, python3-pip, python3-venv, g++,"},
+		{"FROM python:3\nCOPY x /\n", `bases/python-3.11.yaml standsFor: ["python:3"]`},
+		{"FROM python:3.9-slim\nRUN pip install x\n", "# Debian bookworm has python 3.11, not 3.9-slim:"},
+		{"FROM python:3.11-alpine\nRUN apk add x\n", "# Its RUN calls apk, which no Debian base has:"},
+		{"FROM eclipse-temurin:17-jre\nCOPY x /\n", `bases/jre-17.yaml standsFor: ["eclipse-temurin:17-jre"]`},
+		{"FROM openjdk:17-jdk-slim\nRUN javac x\n", "packages: [apt, ca-certificates-java, openjdk-17-jdk-headless]\nenv: {JAVA_HOME: /usr/lib/jvm/java-17-openjdk-amd64"},
+		{"FROM openjdk:11\nRUN javac x\n", "# Debian bookworm has openjdk 17, not 11:"},
+		{"FROM gcr.example/distroless/static-debian13\n", "# Debian bookworm in place of trixie"},
+	} {
+		f, err := dockerfile.Parse("Dockerfile", []byte(c.file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		refs, err := f.Bases("", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file, text := proposeBase(cat, wanted(f, refs[0]))
+		if got := file + " " + text; !strings.Contains(got, c.want) {
+			t.Errorf("%s%q\nwant %q", c.file, got, c.want)
+		}
+	}
+}
+
+// A repository says itself how its images are built.
+func TestSaid(t *testing.T) {
+	const two = "FROM full AS ship\nCOPY app /\nUSER 1\nFROM ship AS dev\nRUN true\n"
+	bake := "# all\nvariable \"BASE\" {\n  default = \"full\"\n}\ntarget \"common\" {\n  args = {\n    WHAT = \"full\"\n  }\n}\n" +
+		"target \"a\" {\n  inherits = [\"common\"]\n  context = \"src\"\n  dockerfile = \"../x.Dockerfile\"\n}\n" +
+		"target \"b\" {\n  context = \"src\"\n  dockerfile = \"../x.Dockerfile\"\n  args = { // of b\n    WHAT = \"${BASE}\"\n    MORE = BASE\n  }\n}\n"
+	p := propose(t, tree(
+		"svc/one/Dockerfile", two, "svc/two/app", "", "svc/docker-compose.yml",
+		"services:\n  one:\n    build:\n      context: ${DIR:-two}\n      dockerfile: ../one/Dockerfile\n      target: ship\n      args: [A=1, \"B=${NONE}\"]\n  away:\n    build: https://git.test/x.git\n  up:\n    build: ../../..\n",
+		"x.Dockerfile", "ARG WHAT\nFROM $WHAT\nCOPY y /\nUSER 1\n", "src/y", "", "docker-bake.hcl", bake,
+		"p/Dockerfile", "ARG IMAGE=placeholder\nARG VER\nFROM ${IMAGE} AS b\nFROM ${VER:-full}\nUSER 1\n",
+		"Makefile", "RUNTIME ?= full\nbuild:\n\tdocker build \\\n\t  --build-arg IMAGE=$(RUNTIME) --build-arg 'VER=x$(shell date)' .\n",
+	))
+	got := map[string]Image{}
+	for _, i := range p.Images {
+		got[i.Name] = i
+	}
+	// its context is not above its Dockerfile, which cannot be named from there
+	if one := got["one"]; one.Target != "ship" || one.Args["A"] != "1" || len(one.Args) != 1 || one.Context != "svc/one" || len(one.Problems) != 2 || one.Problems[0].Message != "svc/docker-compose.yml says that its context is svc/two, where the Dockerfile is not" {
+		t.Errorf("%+v", one)
+	}
+	if a, b := got["a"], got["b"]; a.Args["WHAT"] != "full" || len(a.Args) != 1 || b.Args["MORE"] != "full" || b.Args["WHAT"] != "full" || !a.Ready || !b.Ready {
+		t.Errorf("%+v\n%+v", a, b)
+	}
+	made := got["p"]
+	if made.Args["IMAGE"] != "full" || len(made.Args) != 1 || !made.Ready || len(made.Arguments) != 0 || len(made.Problems) != 1 ||
+		!strings.Contains(made.Problems[0].Message, "only make knows, x$(shell") {
+		t.Errorf("%+v", made)
+	}
+	if len(got) != 4 || !strings.Contains(p.Project, "target: ship   # svc/docker-compose.yml says so") {
+		t.Errorf("%d images\n%s", len(got), p.Project)
+	}
+	if out := bakeJSON("docker-bake.json", []byte(`{"target":{"z":{"dockerfile":"z/Dockerfile","args":{"A":"1","B":null}}}}`)); len(out) != 1 || out[0].dockerfile != "z/Dockerfile" || len(out[0].args) != 1 {
+		t.Errorf("%+v", out)
+	}
+}
+
+// A Dockerfile for another platform alone is not built for ours, and one for
+// Windows not at all.
+func TestProposeOnly(t *testing.T) {
+	const cross = "FROM --platform=$BUILDPLATFORM golang:1.26 AS b\nRUN GOARCH=arm64 go build\nFROM minimal\nCOPY --from=b /x /\n"
+	p := propose(t, tree("Dockerfile", "FROM full\nUSER 1\n", "Dockerfile.arm64", "FROM golang:1.26\nRUN go build\nFROM minimal\n", "cross/Dockerfile-aarch64", cross,
+		"Dockerfile.amd64", "FROM minimal\n", "Dockerfile.windows", "FROM x\n", "w/Dockerfile", "FROM mcr.example/windows/servercore:1\n", "windows-exporter.Dockerfile", "FROM full\nUSER 1\n"))
+	got := map[string]Image{}
+	for _, i := range p.Images {
+		got[i.Name] = i
+	}
+	if arm := got["shop-front-arm64"]; arm.Ready || len(arm.Problems) != 1 || arm.Platforms[0].Architecture != "arm64" {
+		t.Errorf("%+v", arm)
+	}
+	if x := got["cross-aarch64"]; !x.Ready || len(x.Platforms) != 1 || x.Platforms[0].Architecture != "arm64" {
+		t.Errorf("%+v", x)
+	}
+	if x := got["shop-front-amd64"]; len(x.Platforms) != 1 || x.Platforms[0] != built {
+		t.Errorf("%+v", x)
+	}
+	for _, s := range p.Skipped {
+		if s.Why != "for Windows" {
+			t.Errorf("%+v", s)
+		}
+	}
+	if len(got) != 5 || len(p.Skipped) != 2 || !strings.Contains(p.Project, "# Not yet: it is for linux/arm64") {
+		t.Errorf("%d images, %+v\n%s", len(got), p.Skipped, p.Project)
+	}
+}
+
+// A tiny image nothing runs on may be Debian's smallest base.
+func TestProposeTiny(t *testing.T) {
+	cat := ops()
+	cat.Bases[1].Packages = []string{"ca-certificates", "libc6"}
+	file, text := proposeBase(cat, need{ref: "quay.example/p/busybox-linux-amd64:latest", want: "quay.example/p/busybox-linux-amd64:latest", name: "quay.example/p/busybox-linux-amd64", tag: "latest", from: true})
+	if file != "bases/minimal.yaml" || !strings.Contains(text, "without a shell") {
+		t.Error(file, text)
 	}
 }

@@ -85,7 +85,10 @@ func (n need) lacks(b catalog.Base) []string {
 }
 
 // language says whether it is an image of those that bring the usual programs.
-func (n need) language() bool { return path.Base(n.name) == "golang" || n.nodeRelease() != "" }
+func (n need) language() bool {
+	p := n.program()
+	return path.Base(n.name) == "golang" || n.nodeRelease() != "" || p != nil && p.env != nil
+}
 
 // lacking is what a base that stands for a language's image, which has make and its
 // like, needs more for what RUN calls: the base's file and the packages.
@@ -110,7 +113,7 @@ var goVersion = regexp.MustCompile(`^1\.\d+`)
 // mirrored by digest.
 func proposeBase(c *catalog.Catalog, n need) (file, text string) {
 	if b, ok := alike(c, n); ok && !n.apk && len(n.lacks(b)) == 0 {
-		return b.File, fmt.Sprintf("standsFor: [%q]%s\n", n.want, n.caution())
+		return b.File, fmt.Sprintf("standsFor: [%q]%s\n", n.want, n.caution(c))
 	}
 	if file, text, ok := proposeGo(c, n); ok {
 		return file, text
@@ -119,6 +122,9 @@ func proposeBase(c *catalog.Catalog, n need) (file, text string) {
 		return file, text
 	}
 	if file, text, ok := proposeDebian(c, n); ok {
+		return file, text
+	}
+	if file, text, ok := proposeProgram(c, n); ok {
 		return file, text
 	}
 	short := path.Base(n.name)
@@ -132,7 +138,11 @@ func proposeBase(c *catalog.Catalog, n need) (file, text string) {
 	if _, d, ok := strings.Cut(n.ref, "@"); ok {
 		digest = d
 	}
-	return "bases/" + nameOf(short+"-"+n.tag) + ".yaml", fmt.Sprintf(
+	why := n.why(c)
+	if why != "" {
+		why = "# " + strings.ToUpper(why[:1]) + why[1:] + ": this is upstream's image, mirrored.\n"
+	}
+	return "bases/" + nameOf(short+"-"+n.tag) + ".yaml", why + fmt.Sprintf(
 		"version: 1\nname: %s\nkind: oci\nimage: %s@%s   # its digest at the OCI mirror of mirrors.yaml\nplatforms: [linux/amd64]\nstandsFor: [%q]\nstate: active\n",
 		nameOf(short+"-"+n.tag), repository, digest, n.want)
 }
@@ -151,7 +161,7 @@ func proposeGo(c *catalog.Catalog, n need) (file, text string, ok bool) {
 	packages := append(slices.Clone(c.Bases[i].Packages), n.lacks(c.Bases[i])...)
 	return "bases/" + name + ".yaml", fmt.Sprintf(
 		"version: 1\nname: %s\nkind: debian\nvariant: full\nplatforms: [linux/amd64]\npackages: [%s]\ngo: %q\nenv: {GOTOOLCHAIN: local}\nstandsFor: [%q]%s\nstate: active\n",
-		name, strings.Join(packages, ", "), release, n.want, n.caution()), true
+		name, strings.Join(packages, ", "), release, n.want, n.caution(c)), true
 }
 
 // goRelease is the 1.N a golang image has; of one that names none the newest of
@@ -180,12 +190,14 @@ func minor(release string) int {
 }
 
 // caution says what is not as in the image a base is to stand for.
-func (n need) caution() string {
+func (n need) caution(c *catalog.Catalog) string {
 	switch {
-	case path.Base(n.name) == "alpine" || path.Base(n.name) == "busybox":
+	case n.tiny():
 		return "   # Debian in its place, without a shell, as an ordinary user"
 	case strings.Contains(n.tag, "alpine"):
 		return "   # Debian in place of Alpine: apk in RUN will not work"
+	case n.distroless() && n.debian() != "" && suiteOf(c) != "" && n.debian() != suiteOf(c):
+		return "   # Debian " + suiteOf(c) + " in place of " + n.debian()
 	case n.name == "debian" && n.suite() == "":
 		return "   # " + n.tag + " moves: this is the release the catalog has"
 	}
@@ -212,7 +224,7 @@ func (n need) fits(c *catalog.Catalog) func(catalog.Base) bool {
 		return func(b catalog.Base) bool { return plainDebian(b) && ofSuite(b, n.suite()) }
 	case n.distroless():
 		return n.fitsDistroless(c)
-	case (n.name == "alpine" || n.name == "busybox") && n.from && !n.runs:
+	case n.tiny() && n.from && !n.runs:
 		// What is put onto it finds a libc and authorities, as there.
 		return func(b catalog.Base) bool {
 			return b.Go == "" && b.Variant == "minimal" && slices.Contains(b.Packages, "ca-certificates") && slices.Contains(b.Packages, "libc6")
@@ -221,8 +233,25 @@ func (n need) fits(c *catalog.Catalog) func(catalog.Base) bool {
 	return func(catalog.Base) bool { return false }
 }
 
+// tiny says whether it is an image with little more than a shell: alpine, busybox
+// or one of others' that is named after it.
+func (n need) tiny() bool {
+	short := path.Base(n.name)
+	return n.name == "alpine" || short == "busybox" || strings.HasPrefix(short, "busybox-")
+}
+
 func (n need) distroless() bool {
 	short := path.Base(n.name)
 	return strings.Contains(n.name, "distroless/") && !strings.Contains(n.tag, "debug") &&
 		(strings.HasPrefix(short, "base") || strings.HasPrefix(short, "static") || strings.HasPrefix(short, "cc"))
+}
+
+var distrolessRelease = regexp.MustCompile(`-debian(\d+)$`)
+
+// debian is the release a distroless image is of; "" when it does not say.
+func (n need) debian() string {
+	if m := distrolessRelease.FindStringSubmatch(path.Base(n.name)); m != nil {
+		return debianRelease[m[1]]
+	}
+	return ""
 }

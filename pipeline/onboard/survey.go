@@ -25,6 +25,14 @@ const ordinary = "65532:65532"
 func (p *Proposal) survey(in Input, img *Image) {
 	file := path.Join(img.Context, img.Dockerfile)
 	at := func(line int) string { return fmt.Sprintf("%s:%d", file, line) }
+	if img.foreign() && !buildsFor(in.Catalog, img, *img.only) {
+		img.Platforms = []artifact.Platform{*img.only}
+		img.Problems = append(img.Problems, Problem{
+			file, "by its name it is for " + img.only.String() + " alone, and its stages run there, or build on what the catalog has not for it",
+			"one Dockerfile for all platforms (FROM --platform=$BUILDPLATFORM and cross-compiling), or emulators.yaml and such bases in the catalog",
+		})
+		return
+	}
 	img.Ready = p.bases(in.Catalog, img, at)
 	img.Platforms = platforms(in.Catalog, img)
 	for _, t := range img.file.Tools() {
@@ -102,6 +110,7 @@ func (p *Proposal) bases(c *catalog.Catalog, img *Image, at func(int) string) bo
 				}
 			} else {
 				b.File, b.Propose = proposeBase(c, want)
+				b.Upstream = strings.Contains(b.Propose, "\nkind: oci\n")
 			}
 			p.Bases = append(p.Bases, b)
 			i = len(p.Bases) - 1
@@ -154,10 +163,17 @@ func guess(arguments []string) (rest []string, args map[string]string) {
 	return rest, args
 }
 
+// foreign says whether an image is for a platform builds do not run on, and no
+// other.
+func (i Image) foreign() bool { return i.only != nil && *i.only != built }
+
 // platforms are those the image can be built for without running foreign code.
 func platforms(c *catalog.Catalog, img *Image) []artifact.Platform {
+	if img.foreign() {
+		return []artifact.Platform{*img.only}
+	}
 	out := []artifact.Platform{built}
-	if !img.Ready || len(img.Args) > 0 { // what was guessed is right for one
+	if !img.Ready || img.only != nil || len(img.Args) > 0 { // what was guessed is right for one
 		return out
 	}
 	var all []artifact.Platform
@@ -177,7 +193,7 @@ func platforms(c *catalog.Catalog, img *Image) []artifact.Platform {
 }
 
 func buildsFor(c *catalog.Catalog, img *Image, q artifact.Platform) bool {
-	args := (&catalog.Image{}).FromArgs(catalog.Variant{}, q)
+	args := (&catalog.Image{}).FromArgs(catalog.Variant{Args: img.Args}, q)
 	args["BUILDPLATFORM"], args["BUILDOS"], args["BUILDARCH"] = built.String(), built.OS, built.Architecture
 	runs, err := img.file.RunPlatforms(img.Target, args)
 	if err != nil || slices.ContainsFunc(runs, func(r string) bool { return r != built.String() }) || len(runs) == 0 {
@@ -215,6 +231,7 @@ var ecosystems = map[string]struct{ mirror, remedy string }{
 	"maven":    {"maven", "bring the repository's files into the context"},
 	"nuget":    {"nuget", "bring the packages into the context"},
 	"composer": {"composer", "bring vendor/ into the context"},
+	"FROM":     {"oci", "set oci: in the catalog's mirrors.yaml to a registry that has upstream's images, and write their digests into the bases proposed"},
 	"git":      {"git", "a submodule, or a copy in the context"},
 	"download": {"files", "ADD --checksum=sha256:… of a file a mirror has, or a copy in the context"},
 }

@@ -40,12 +40,22 @@ func (p *Proposal) text(spec string) string {
 // notYet says why an image cannot be built as things are; "" when it can.
 func (i Image) notYet() string {
 	switch {
+	case i.foreign() && !i.Ready:
+		return "it is for " + i.only.String() + ", and its stages run there or build on what the catalog has not for it"
 	case !i.Ready:
 		return "the catalog lacks what it builds on"
 	case len(i.Missing) > 0:
 		return "it copies what is not in the repository, " + strings.Join(i.Missing, ", ")
 	}
 	return ""
+}
+
+// argsWhy says where its arguments come from.
+func (i Image) argsWhy() string {
+	if i.ArgsWhy != "" {
+		return i.ArgsWhy
+	}
+	return "FROM needs it"
 }
 
 func comment(text string) string {
@@ -72,7 +82,7 @@ func (i Image) entry() string {
 	fmt.Fprintf(&b, "    platforms: [%s]\n", strings.Join(names, ", "))
 	switch {
 	case i.Target != "":
-		fmt.Fprintf(&b, "    target: %s   # the last stage copies what is not in the repository\n", scalar(i.Target))
+		fmt.Fprintf(&b, "    target: %s   # %s\n", scalar(i.Target), i.TargetWhy)
 	case len(i.Targets) > 0:
 		fmt.Fprintf(&b, "    # target: %s   (the last stage without it)\n", strings.Join(i.Targets, " or "))
 	}
@@ -82,9 +92,9 @@ func (i Image) entry() string {
 	if len(i.Args) > 0 {
 		var args []string
 		for _, k := range slices.Sorted(maps.Keys(i.Args)) {
-			args = append(args, k+": "+i.Args[k])
+			args = append(args, k+": "+scalar(i.Args[k]))
 		}
-		fmt.Fprintf(&b, "    args: {%s}   # FROM needs it\n", strings.Join(args, ", "))
+		fmt.Fprintf(&b, "    args: {%s}   # %s\n", strings.Join(args, ", "), i.argsWhy())
 	}
 	if len(i.Choices) > 0 {
 		fmt.Fprintf(&b, "    # args: {%s: …}   what it builds on, to be named if not as the Dockerfile does\n", strings.Join(i.Choices, ": …, "))

@@ -59,7 +59,7 @@ func proposeNode(c *catalog.Catalog, n need) (file, text string, ok bool) {
 	if i < 0 || release == "" || n.apk {
 		return "", "", false
 	}
-	why := n.caution()
+	why := n.caution(c)
 	if nodeVersion.FindString(n.tag) == "" {
 		why = "   # " + n.tag + " names no version: say which you mean"
 	}
