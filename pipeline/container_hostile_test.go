@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"os"
 	"path/filepath"
 	"slices"
@@ -27,12 +28,14 @@ func TestContainerHostile(t *testing.T) {
 	d := openDock(t)
 	y := openYard(t, d)
 	for _, b := range berths() {
-		if b.name != "root, default" && !strings.Contains(b.name, "without subordinate ids") {
+		switch {
+		case b.name == "root, default", b.name == "uid 1000, default", strings.Contains(b.name, "without subordinate ids"):
+		default:
 			continue
 		}
 		t.Run(b.name, func(t *testing.T) {
 			job := newJob(t, d, y, b, "bases", "bases-registry", "facts.json", "materials")
-			h := newHostile(t, d, b.tier, job.dir, "/builds", "state/keys")
+			h := newHostile(t, d, cmp.Or(b.tier, b.asked), job.dir, "/builds", "state/keys")
 			if b.mode == "single-id" {
 				// the kernel bounds processes by user, and the step's init is the
 				// same one: either the watch ends the step or that does, at the

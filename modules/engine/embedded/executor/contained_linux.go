@@ -30,7 +30,7 @@ const (
 
 // container is what an Executor of TierContainer has.
 type container struct {
-	programs string            // of steps that keep the container's root; "": they change it
+	programs string            // folders of steps that keep the container's root; "": they change it
 	program  *os.File          // of their inits
 	launcher *keeper.Launcher  // that starts them
 	abi      int               // Landlock ABI that is used
@@ -136,9 +136,13 @@ func (s *step) specify(tree *rootTree, env []string, gateway bool) error {
 	if gateway {
 		s.ownAddress(env)
 	}
+	programs, err := s.ownPrograms()
+	if err != nil {
+		return err
+	}
 	c := &warden.Config{
 		Root: tree.path, ABI: s.e.container.abi, Own: own, Hostname: meta.Hostname,
-		MaxProcesses: s.limits.Processes, TooMany: s.limits.tooMany(), Programs: s.e.container.programs,
+		MaxProcesses: s.limits.Processes, TooMany: s.limits.tooMany(), Programs: programs,
 	}
 	if c.Hostname == "" {
 		c.Hostname = defaultHostname

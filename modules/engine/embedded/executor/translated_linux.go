@@ -5,7 +5,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -37,8 +36,10 @@ func newTranslated(c *container, opt Options) (*container, jail.Filter, error) {
 		return refuse(err)
 	}
 	c.programs, c.launcher = filepath.Join(root, "programs"), opt.Launcher
-	if err := os.Mkdir(c.programs, 0o700); err != nil {
-		return refuse(err)
+	for _, dir := range []string{c.programs, warden.KeptPrograms(c.programs + "/step"), warden.Loaders(c.programs + "/step")} {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return refuse(err)
+		}
 	}
 	if c.program, err = initbin.Memory(); err != nil {
 		path, err := initbin.Write(opt.Root)
@@ -51,6 +52,20 @@ func newTranslated(c *container, opt Options) (*container, jail.Filter, error) {
 	}
 	filter, err := jail.BuildFilter(0, warden.TranslatedRules(c.abi)...)
 	return c, filter, err
+}
+
+// ownPrograms makes the folder of what a step executes, unless it changes its
+// root.
+func (s *step) ownPrograms() (string, error) {
+	if s.e.container.programs == "" {
+		return "", nil
+	}
+	dir, err := os.MkdirTemp(s.e.container.programs, "step")
+	if err != nil {
+		return "", err
+	}
+	s.later(func() error { return os.RemoveAll(dir) })
+	return dir, nil
 }
 
 // launch starts an init that is another's child: it has ended when the sockets
@@ -80,8 +95,17 @@ func (c *container) await(cmd *exec.Cmd) error {
 	if c.launcher == nil {
 		return cmd.Wait()
 	}
-	for pause := 100 * time.Microsecond; cmd.Process.Signal(unix.Signal(0)) == nil; pause = min(2*pause, 10*time.Millisecond) {
-		time.Sleep(pause)
+	var failed error
+	err := cmd.Process.WithHandle(func(handle uintptr) { // readable when it has ended, whoever reaps it
+		poll := []unix.PollFd{{Fd: int32(handle), Events: unix.POLLIN}}
+		for {
+			if _, failed = unix.Poll(poll, -1); !errors.Is(failed, unix.EINTR) {
+				return
+			}
+		}
+	})
+	if errors.Is(err, os.ErrProcessDone) {
+		return nil
 	}
-	return nil
+	return errors.Join(err, failed)
 }

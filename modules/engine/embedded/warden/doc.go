@@ -24,8 +24,9 @@ type Config struct {
 	Hosts    []string // address:port of each service that the step may connect to
 	Hostname string   // as the step sees it
 
-	// Programs is where programs are kept that are executed without changing the
-	// root (tier T3); "": the root is changed.
+	// Programs is where the step's programs are made that are executed without
+	// changing the root (tier T3), beside Loaders and KeptPrograms; "": the root is
+	// changed.
 	Programs string
 
 	MaxProcesses int    // processes and threads at a time; 0: no limit

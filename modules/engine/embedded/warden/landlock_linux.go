@@ -67,8 +67,10 @@ func landlock(c Config) error {
 	rights := attr.fs
 	if c.Programs != "" { // files are opened for it
 		rights = unix.LANDLOCK_ACCESS_FS_EXECUTE | unix.LANDLOCK_ACCESS_FS_READ_FILE
-		if err := allow(int(fd), c.Programs, rights); err != nil {
-			return err
+		for _, dir := range []string{c.Programs, Loaders(c.Programs)} {
+			if err := allow(int(fd), dir, rights); err != nil {
+				return err
+			}
 		}
 		c.Writable = nil
 	}

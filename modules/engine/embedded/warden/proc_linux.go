@@ -221,11 +221,24 @@ func ownDirectory(pid int) (int, unix.Errno) {
 	return dir, 0
 }
 
+// directoryOf is ownDirectory of whom is asked about. Of the process that starts
+// a translated step's commands, which descends from us as they do and holds a
+// socket of ours, only what ps looks at is shown. What it starts has its memory
+// until it executes a program.
+func (w *Warden) directoryOf(a asked) (int, unix.Errno) {
+	if w.translates() && !slices.Contains([]string{"cmdline", "comm", "stat", "statm", "status"}, a.rest) {
+		if _, ok := w.tracer.programOf(tgidOf(a.pid)); !ok {
+			return -1, unix.EACCES
+		}
+	}
+	return ownDirectory(a.pid)
+}
+
 // openProc opens a file of a process of the step: never a directory of /proc,
 // which would lead out of the step's root, and of other places only what the
 // step has.
 func (w *Warden) openProc(a asked, flags int, link bool) (int, unix.Errno) {
-	dir, errno := ownDirectory(a.pid)
+	dir, errno := w.directoryOf(a)
 	if errno != 0 {
 		return -1, errno
 	}
@@ -317,7 +330,7 @@ func (w *Warden) readlinkCall(r *notify.Request, name, buf uint64, size int) not
 }
 
 func (w *Warden) linkOf(a asked) (string, unix.Errno) {
-	dir, errno := ownDirectory(a.pid)
+	dir, errno := w.directoryOf(a)
 	if errno != 0 {
 		return "", errno
 	}

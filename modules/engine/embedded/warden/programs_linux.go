@@ -12,7 +12,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,10 +23,30 @@ import (
 // So there is a copy of the program, once, that names a copy of the loader
 // where that is. Where in memory its name stands, by which the loader knows
 // itself, is left as it is.
+//
+// Each step executes what is in a folder of its own, made of what it asked for;
+// what took copying is kept beside for the steps that follow, and linked. A step
+// that changes a path while it is executed gets to nothing of another's.
 type programs struct {
-	dir string
-	mu  sync.Mutex
+	dir     string // of the step
+	kept    string // of all steps
+	loaders string // of all steps, which execute them there: copies name them
+	once    atomic.Int64
 }
+
+func newPrograms(c Config) *programs {
+	return &programs{dir: c.Programs, kept: KeptPrograms(c.Programs), loaders: Loaders(c.Programs)}
+}
+
+// KeptPrograms and Loaders are the folders beside a step's own.
+func KeptPrograms(programs string) string { return filepath.Join(filepath.Dir(programs), "kept") }
+
+// Loaders are executed by every step.
+func Loaders(programs string) string { return filepath.Join(filepath.Dir(programs), "loaders") }
+
+// recently is how long a file that changes again may still have the change time
+// it has: the kernel's clock for that is no finer than this.
+const recently = 50 * time.Millisecond
 
 // identity is a name for a file as it is: nobody can set its change time.
 func identity(fd int, more ...string) (string, error) {
@@ -39,6 +60,12 @@ func identity(fd int, more ...string) (string, error) {
 		fmt.Fprintf(h, "%q\n", m)
 	}
 	return hex.EncodeToString(h.Sum(nil)[:10]), nil
+}
+
+// lasting reports whether what has that identity cannot be another yet.
+func lasting(fd int) bool {
+	var st unix.Stat_t
+	return unix.Fstat(fd, &st) == nil && time.Since(time.Unix(st.Ctim.Unix())) > recently
 }
 
 // path is where the kernel executes the open file fd as the thread would.
@@ -69,14 +96,38 @@ func (p *programs) path(t *tracer, k *tracee, fd int, base string) (string, erro
 	if err != nil {
 		return "", err
 	}
-	lpath, err := p.make(id, filepath.Base(innerOf), func(to *os.File) error { _, err := io.Copy(to, lf); return err })
+	copied := func(to *os.File) error { _, err := io.Copy(to, lf); return err }
+	lpath, err := p.make(p.loaders, p.name(id, in), filepath.Base(innerOf), copied)
 	if err != nil {
 		return "", err
 	}
 	if id, err = identity(fd, lpath); err != nil {
 		return "", err
 	}
-	return p.make(id, base, func(to *os.File) error { return copyWith(to, f, at, lpath) })
+	return p.keep(fd, id, base, func(to *os.File) error { return copyWith(to, f, at, lpath) })
+}
+
+// name is the name for a file of an identity: of one that may change without
+// changing that, a name that is not used again.
+func (p *programs) name(id string, fd int) string {
+	if lasting(fd) {
+		return id
+	}
+	return fmt.Sprintf("%s-%d-%d", id, os.Getpid(), p.once.Add(1))
+}
+
+// keep makes a file for the step and for those that follow.
+func (p *programs) keep(fd int, id, base string, fill func(*os.File) error) (string, error) {
+	if !lasting(fd) {
+		return p.make(p.dir, p.name(id, fd), base, fill)
+	}
+	return p.place(p.dir, id, base, func(at string) error {
+		kept, err := p.make(p.kept, id, base, fill)
+		if err != nil {
+			return err
+		}
+		return os.Link(kept, at)
+	})
 }
 
 // link gives a file a path with no character that the first line of a script
@@ -88,7 +139,7 @@ func (p *programs) link(fd int, base string) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		return p.place(id, base, func(at string) error { return os.Symlink(target, at) })
+		return p.place(p.dir, id, base, func(at string) error { return os.Symlink(target, at) })
 	}
 	f, err := os.OpenFile(descriptorPath(fd), os.O_RDONLY, 0)
 	if err != nil {
@@ -99,7 +150,7 @@ func (p *programs) link(fd int, base string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return p.make(id, base, func(to *os.File) error { _, err := io.Copy(to, f); return err })
+	return p.make(p.dir, p.name(id, fd), base, func(to *os.File) error { _, err := io.Copy(to, f); return err })
 }
 
 // stub is a script with no more than a first line.
@@ -112,15 +163,15 @@ func (p *programs) stub(interpreter, argument, base string) (string, error) {
 		return "", unix.ENAMETOOLONG
 	}
 	sum := sha256.Sum256([]byte(line))
-	return p.make(hex.EncodeToString(sum[:10]), base, func(to *os.File) error {
+	return p.make(p.dir, hex.EncodeToString(sum[:10]), base, func(to *os.File) error {
 		_, err := to.WriteString(line + "\n")
 		return err
 	})
 }
 
-// make gives a file of that identity, made when it is not there.
-func (p *programs) make(id, base string, fill func(*os.File) error) (string, error) {
-	return p.place(id, base, func(at string) error {
+// make gives a file of that name, made when it is not there.
+func (p *programs) make(dir, id, base string, fill func(*os.File) error) (string, error) {
+	return p.place(dir, id, base, func(at string) error {
 		f, err := os.OpenFile(at, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o500)
 		if err != nil {
 			return err
@@ -129,14 +180,12 @@ func (p *programs) make(id, base string, fill func(*os.File) error) (string, err
 	})
 }
 
-func (p *programs) place(id, base string, make func(at string) error) (string, error) {
-	at := filepath.Join(p.dir, id, base)
-	p.mu.Lock()
-	defer p.mu.Unlock()
+func (p *programs) place(dir, id, base string, make func(at string) error) (string, error) {
+	at := filepath.Join(dir, id, base)
 	if _, err := os.Lstat(at); err == nil {
 		return at, nil
 	}
-	tmp, err := os.MkdirTemp(p.dir, "new")
+	tmp, err := os.MkdirTemp(dir, "new")
 	if err != nil {
 		return "", errnoOf(err)
 	}

@@ -52,8 +52,20 @@ type tracer struct {
 	w     *Warden
 	tasks map[int]*tracee
 
+	starter int // starts the step's commands; of it the step has no program
+
 	mu       sync.Mutex
 	programs map[int]string // what each process executes, as the step sees it
+	begun    map[int]bool   // that the starter started, until somebody asks
+}
+
+// started reports, once, that the starter started a process of that number.
+func (t *tracer) started(pid int) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	ok := t.begun[pid]
+	delete(t.begun, pid)
+	return ok
 }
 
 // follow traces the process that starts the step's commands and all that
@@ -66,6 +78,7 @@ func (t *tracer) follow(pid int, seized chan<- error) {
 		seized <- errno
 		return
 	}
+	t.starter = pid
 	t.tasks[pid] = &tracee{tid: pid, tgid: pid, known: true, space: &space{}}
 	seized <- nil
 	for {
@@ -134,8 +147,9 @@ func (t *tracer) forked(k *tracee, event int) {
 		c = &tracee{tid: tid, tgid: tid}
 		t.tasks[tid] = c
 	}
+	// which event it is says what the parent is told in the end, not what is shared
 	shared := event == unix.PTRACE_EVENT_VFORK
-	if regs, err := getRegisters(k.tid); err == nil && event == unix.PTRACE_EVENT_CLONE && regs.call() == unix.SYS_CLONE {
+	if regs, err := getRegisters(k.tid); err == nil && regs.call() == unix.SYS_CLONE {
 		shared = regs.arg(0)&unix.CLONE_VM != 0
 		if regs.arg(0)&unix.CLONE_THREAD != 0 {
 			c.tgid = k.tgid
@@ -147,6 +161,9 @@ func (t *tracer) forked(k *tracee, event int) {
 	t.mu.Lock()
 	if c.tgid == c.tid {
 		t.programs[c.tgid] = t.programs[k.tgid]
+		if k.tgid == t.starter {
+			t.begun[c.tgid] = true
+		}
 	}
 	t.mu.Unlock()
 	c.known = true

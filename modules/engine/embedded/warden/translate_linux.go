@@ -56,6 +56,11 @@ func TranslatedRules(abi int) []jail.Rule {
 	for _, c := range []string{"execve", "execveat", "chdir"} {
 		rules = append(rules, jail.Rule{Call: c, Action: jail.Trace})
 	}
+	// nobody starts what we do not see start
+	rules = append(rules, jail.Rule{
+		Call: "clone", If: when(jail.Test{Arg: 0, Mask: unix.CLONE_UNTRACED, Value: unix.CLONE_UNTRACED}),
+		Action: jail.Refuse, Errno: uint32(unix.EPERM),
+	})
 	rules = append(rules, refused(unix.EPERM, "chroot")...)
 	// as if there were too many: Landlock does not hold what is watched
 	rules = append(rules, refused(unix.ENOSPC, "inotify_add_watch")...)
@@ -84,8 +89,8 @@ func (w *Warden) translated() (err error) {
 	for _, name := range []string{"null", "zero", "full", "random", "urandom", "tty"} {
 		devices["/dev/"+name] = "/dev/" + name
 	}
-	w.programs = &programs{dir: w.config.Programs}
-	w.tracer = &tracer{w: w, tasks: map[int]*tracee{}, programs: map[int]string{}}
+	w.programs = newPrograms(w.config)
+	w.tracer = &tracer{w: w, tasks: map[int]*tracee{}, programs: map[int]string{}, begun: map[int]bool{}}
 	w.traced, w.news = make(chan struct{}), make(chan struct{}, 1)
 	w.files, err = keeper.NewInside(keeper.InsideOptions{Root: w.root, Special: w.special, Refuse: w.readOnly, Devices: devices})
 	return err
@@ -301,6 +306,9 @@ func (w *Warden) orderStart(c Command) (int, error) {
 	}
 	if r.Error != "" {
 		return 0, fmt.Errorf("starting %q in %s: %s", c.Args[0], c.Cwd, r.Error)
+	}
+	if !w.tracer.started(r.PID) { // we signal this number
+		return 0, fmt.Errorf("starting %q: the step's starter names a process that it has not started", c.Args[0])
 	}
 	return r.PID, nil
 }

@@ -79,13 +79,15 @@ func runTranslated(t *testing.T, root string, more func(*testStep), args ...stri
 	if !traceable || jail.LandlockABI() < TranslatedABI {
 		t.Skip("steps cannot be traced on this architecture, or the kernel has no landlock")
 	}
-	programs := filepath.Join(filepath.Dir(root), "programs")
-	if err := os.MkdirAll(programs, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if os.Getuid() == 0 {
-		if err := os.Chown(programs, testUser, testUser); err != nil {
+	programs := filepath.Join(filepath.Dir(root), "programs", "step")
+	for _, dir := range []string{programs, KeptPrograms(programs), Loaders(programs)} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
+		}
+		if os.Getuid() == 0 {
+			if err := os.Chown(dir, testUser, testUser); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	s := testStep{
@@ -184,6 +186,11 @@ func TestTranslateHostile(t *testing.T) {
 			}
 			defer server.Close()
 			if err := os.Chmod(filepath.Join(filepath.Dir(root), "socket"), 0o777); err != nil {
+				t.Fatal(err)
+			}
+			// what another step executes
+			other := filepath.Join(filepath.Dir(root), "programs", "other", "id")
+			if err := errors.Join(os.MkdirAll(other, 0o755), os.Link(filepath.Join(root, "bin/probe"), filepath.Join(other, "probe"))); err != nil {
 				t.Fatal(err)
 			}
 			out, code := runTranslated(t, root, func(s *testStep) {
