@@ -3,6 +3,7 @@
 package front
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -76,7 +77,7 @@ func (c *capture) Run(ctx context.Context, id string, root executor.Mount, mount
 				return nil, fmt.Errorf("preparing to capture output: %w", err)
 			}
 		case stdinPath:
-			in, err := run.openStdin(ctx, m)
+			in, err := c.openStdin(ctx, run, m)
 			if err != nil {
 				return nil, fmt.Errorf("opening the step's input: %w", err)
 			}
@@ -188,6 +189,18 @@ func (r *captured) write(name, text string) error {
 		return nil
 	}
 	return os.WriteFile(filepath.Join(r.dir, name), []byte(text), 0o644)
+}
+
+// openStdin opens what the step reads: a file, or a secret, of which BuildKit
+// would mount a file system.
+func (c *capture) openStdin(ctx context.Context, run *captured, m executor.Mount) (io.ReadCloser, error) {
+	for _, of := range c.step.GetMounts() {
+		if of.GetDest() == stdinPath && of.GetSecretOpt() != nil {
+			value, err := c.shared.secretFor(ctx, of.GetSecretOpt().GetID())
+			return io.NopCloser(bytes.NewReader(value)), err
+		}
+	}
+	return run.openStdin(ctx, m)
 }
 
 func (r *captured) openStdin(ctx context.Context, m executor.Mount) (io.ReadCloser, error) {

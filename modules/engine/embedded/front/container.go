@@ -149,6 +149,20 @@ type mountPoint struct {
 // find is the deepest mount that has a path, nil for the root file system, and
 // the absolute path within the mount's state.
 func (c *container) find(p string) (*mountPoint, string, error) {
+	m := c.deepest(p)
+	if m == nil {
+		return nil, p, nil
+	}
+	for kind, is := range map[string]bool{"tmpfs": m.tmpfs, "cache": m.cache != "", "secret": m.secret != nil, "socket": m.socket != nil} {
+		if is {
+			return nil, "", usage(fmt.Sprintf("%s: cannot retrieve path from %s", p, kind), "")
+		}
+	}
+	return m, path.Join(m.source.path, strings.TrimPrefix(p, m.target)), nil
+}
+
+// deepest is the mount that has a path, nil for the root file system.
+func (c *container) deepest(p string) *mountPoint {
 	best := -1
 	for i, m := range c.mounts {
 		if (p == m.target || strings.HasPrefix(p, m.target+"/") || m.target == "/") && (best < 0 || len(m.target) >= len(c.mounts[best].target)) {
@@ -156,15 +170,9 @@ func (c *container) find(p string) (*mountPoint, string, error) {
 		}
 	}
 	if best < 0 {
-		return nil, p, nil
+		return nil
 	}
-	m := &c.mounts[best]
-	for kind, is := range map[string]bool{"tmpfs": m.tmpfs, "cache": m.cache != "", "secret": m.secret != nil, "socket": m.socket != nil} {
-		if is {
-			return nil, "", usage(fmt.Sprintf("%s: cannot retrieve path from %s", p, kind), "")
-		}
-	}
-	return m, path.Join(m.source.path, strings.TrimPrefix(p, m.target)), nil
+	return &c.mounts[best]
 }
 
 // locate is the directory tree a path lies in and the path there.

@@ -162,6 +162,6 @@ func (c *container) remove(p string) (*container, error) {
 		if st.Output() == nil {
 			return st, nil
 		}
-		return st.File(llb.Rm(at, llb.WithAllowNotFound(true), llb.WithAllowWildcard(true)), llb.WithCustomName("remove "+p)), nil
+		return removeFrom(st, at, p), nil
 	})
 }

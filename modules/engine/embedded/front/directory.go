@@ -73,7 +73,8 @@ func (o put) info(contents bool) *llb.CopyInfo {
 	info := &llb.CopyInfo{
 		CopyDirContentsOnly: contents, CreateDestPath: true,
 		IncludePatterns: o.include, ExcludePatterns: o.exclude,
-		ChownOpt: o.owner.opt(), CreatedTime: o.at,
+		AlwaysReplaceExistingDestPaths: true, // a directory takes a file's place, a file an empty or full directory's
+		ChownOpt:                       o.owner.opt(), CreatedTime: o.at,
 	}
 	if o.mode != nil {
 		info.Mode = &llb.ChmodOpt{Mode: os.FileMode(*o.mode)}
@@ -199,6 +200,7 @@ func directoryFields() map[string]field {
 			return &directory{state: copyDir(llb.Scratch(), "/", d, o), path: "/", platform: d.platform}, nil
 		}),
 		"chown":       on("path:s! owner:s!", chownDirectory),
+		"search":      on(searchParams, searchDirectory),
 		"dockerBuild": on("dockerfile:s platform:s buildArgs:m target:s secrets:O noInit:b ssh:o", dockerBuild),
 	}
 }
@@ -285,10 +287,16 @@ func (d *directory) without(paths []string) (any, error) {
 			return &directory{state: llb.Scratch(), path: "/", platform: d.platform}, nil
 		}
 		if st.Output() != nil {
-			st = st.File(llb.Rm(at, llb.WithAllowNotFound(true), llb.WithAllowWildcard(true)), llb.WithCustomName("remove "+at))
+			st = removeFrom(st, at, p)
 		}
 	}
 	return d.at(st), nil
+}
+
+// removeFrom removes what is at a path of st, which may be none. A star in what
+// the query gave makes it a pattern; other signs of patterns alone do not.
+func removeFrom(st llb.State, at, given string) llb.State {
+	return st.File(llb.Rm(at, llb.WithAllowNotFound(true), llb.WithAllowWildcard(strings.Contains(given, "*"))), llb.WithCustomName("remove "+at))
 }
 
 func chownDirectory(ctx context.Context, c *call, d *directory) (any, error) {

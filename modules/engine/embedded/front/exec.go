@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path"
 	"strconv"
 	"strings"
 
@@ -179,13 +180,30 @@ func (c *container) withStdin(k *call, opts []llb.RunOption) ([]llb.RunOption, e
 		st := llb.Scratch().File(llb.Mkfile("/stdin", os.FileMode(0o400), []byte(text)), llb.WithCustomName("write stdin"))
 		return append(opts, llb.AddMount(stdinPath, st, llb.SourcePath("/stdin"), llb.Readonly)), nil
 	case from != "":
-		dir, at, err := c.locate(c.abs(from))
-		if err != nil {
-			return nil, err
-		}
-		return append(opts, llb.AddMount(stdinPath, dir.state, llb.SourcePath(at), llb.Readonly)), nil
+		mount, err := c.stdinFrom(c.abs(from))
+		return append(opts, mount), err
 	}
 	return opts, nil
+}
+
+// stdinFrom is the mount of a file that a command reads, wherever the command
+// would find it: secrets and cache volumes are not the engine's to read before.
+func (c *container) stdinFrom(p string) (llb.RunOption, error) {
+	m := c.deepest(p)
+	switch {
+	case m != nil && m.secret != nil:
+		to := stdinPath
+		return llb.AddSecretWithDest(m.secret.id, &to, llb.SecretFileOpt(0, 0, 0o400)), nil
+	case m != nil && m.cache != "":
+		of := *m
+		of.target, of.source.path = stdinPath, path.Join("/", m.source.path, strings.TrimPrefix(p, m.target))
+		return of.option(), nil
+	}
+	dir, at, err := c.locate(p)
+	if err != nil {
+		return nil, err
+	}
+	return llb.AddMount(stdinPath, dir.state, llb.SourcePath(at), llb.Readonly), nil
 }
 
 // option is the mount as BuildKit wants it.

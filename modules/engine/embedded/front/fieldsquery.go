@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/containerd/platforms"
@@ -108,85 +107,12 @@ func queryFile(_ context.Context, c *call, _ *query) (any, error) {
 
 func hostFields() map[string]field {
 	return map[string]field{
-		"directory": on("path:s! exclude:l include:l noCache:b gitignore:b", hostDirectory).with(hostPath),
-		"file":      on("path:s! noCache:b", hostFile).with(hostPath),
-		"findUp":    on("name:s! noCache:b", hostFindUp),
+		"directory": on("path:s! exclude:l include:l noCache:b gitignore:b seen:s", hostDirectory).with(hostSeen(hostPath)),
+		"file":      on("path:s! noCache:b seen:s", hostFile).with(hostSeen(hostPath)),
+		"findUp":    on("name:s! noCache:b seen:s", hostFindUp).with(hostSeen(hostWorkdir)),
 
 		"unixSocket": on("path:s!", hostSocket).with(hostPath),
 		"service":    on("ports:m! host:s", hostService),
 		"tunnel":     on("service:o! ports:m native:b", hostTunnel),
 	}
-}
-
-// hostDirectory reads the tree's state now, every time: a host directory is
-// never served from memory, so noCache changes nothing.
-func hostDirectory(ctx context.Context, c *call, _ *hostObject) (any, error) {
-	p := c.str("path")
-	if err := mustBe(p, true); err != nil {
-		return nil, err
-	}
-	var keep func(string, bool) bool
-	if c.flag("gitignore") {
-		ignored, err := hostIgnores(p)
-		if err != nil {
-			return nil, hostFault("reading .gitignore files of "+p, err)
-		}
-		if ignored("", true) {
-			return nil, usage(fmt.Sprintf("%s: no such file or directory: a .gitignore file above it leaves it out", p), "")
-		}
-		keep = func(name string, dir bool) bool { return !ignored(name, dir) }
-	}
-	st, err := c.host.directory(ctx, p, c.strs("include"), c.strs("exclude"), keep)
-	if err != nil {
-		return nil, hostFault("reading host directory "+p, err)
-	}
-	return &directory{state: st, path: "/", platform: c.platform}, nil
-}
-
-func hostFile(ctx context.Context, c *call, _ *hostObject) (any, error) {
-	p := c.str("path")
-	if err := mustBe(p, false); err != nil {
-		return nil, err
-	}
-	st, err := c.host.file(ctx, p)
-	if err != nil {
-		return nil, hostFault("reading host file "+p, err)
-	}
-	return &file{state: st, path: "/" + filepath.Base(p), platform: c.platform, artifact: p}, nil
-}
-
-// hostFindUp looks for a name in the working directory and above it.
-func hostFindUp(_ context.Context, c *call, _ *hostObject) (any, error) {
-	name := c.str("name")
-	if name == "" || filepath.Base(name) != name {
-		return nil, usage(fmt.Sprintf("Host.findUp: %q is not a file name", name), "")
-	}
-	if !filepath.IsAbs(c.workdir) {
-		return nil, usage("Host.findUp: the client did not say what its working directory is", "")
-	}
-	for dir := c.workdir; ; dir = filepath.Dir(dir) {
-		if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
-			rel, err := filepath.Rel(c.workdir, filepath.Join(dir, name))
-			return rel, err
-		}
-		if dir == filepath.Dir(dir) {
-			return nil, nil
-		}
-	}
-}
-
-// mustBe checks what a host path is before anything is read.
-func mustBe(p string, dir bool) error {
-	st, err := os.Stat(p)
-	switch {
-	case os.IsNotExist(err):
-		return usage(fmt.Sprintf("%s: no such file or directory", p), "")
-	case err != nil:
-		return hostFault("reading "+p, err)
-	case dir && !st.IsDir():
-		return usage(fmt.Sprintf("%s is not a directory", p), "")
-	case !dir && !st.Mode().IsRegular():
-		return usage(fmt.Sprintf("%s is not a regular file", p), "")
-	}
-	return nil
 }

@@ -26,7 +26,36 @@ type file struct {
 	state    llb.State
 	path     string // absolute, within state
 	platform ocispecs.Platform
-	artifact string // path of the same bytes beside the engine's own store, "" if there is none
+	artifact artifact
+}
+
+// artifact is a file with the same bytes beside the engine's own store.
+type artifact struct {
+	path  string // "" if there is none
+	stamp string // what it looked like then, of one that others may change
+}
+
+// open gives the artifact while it is what it was, nil otherwise.
+func (a artifact) open() (*os.File, error) {
+	if a.path == "" {
+		return nil, nil
+	}
+	f, err := os.Open(a.path)
+	if a.stamp == "" || err == nil && stamp(f) == a.stamp {
+		return f, err
+	}
+	if err == nil {
+		_ = f.Close()
+	}
+	return nil, nil
+}
+
+// still makes sure that the artifact did not change while it was read.
+func (a artifact) still(f *os.File) error {
+	if a.stamp != "" && stamp(f) != a.stamp {
+		return fmt.Errorf("%s changed while it was read; run again when nothing writes to it", a.path)
+	}
+	return nil
 }
 
 func (*file) typeName() string { return "File" }
@@ -122,14 +151,16 @@ func (l *limited) Write(p []byte) (int, error) {
 
 // copyOut writes a file's bytes to w.
 func (s *Server) copyOut(ctx context.Context, f *file, w io.Writer) error {
-	if f.artifact != "" {
-		in, err := os.Open(f.artifact)
-		if err != nil {
-			return hostFault("reading "+f.base(), err)
-		}
+	in, err := f.artifact.open()
+	if err != nil {
+		return hostFault("reading "+f.base(), err)
+	}
+	if in != nil {
 		defer in.Close()
-		_, err = io.Copy(w, in)
-		return err
+		if _, err := io.Copy(w, in); err != nil {
+			return err
+		}
+		return f.artifact.still(in)
 	}
 	return s.withRef(ctx, f.state, f.platform, func(ctx context.Context, ref gateway.Reference) error {
 		_, err := copyFile(ctx, ref, f.path, w)
@@ -147,8 +178,13 @@ type fileStat struct {
 }
 
 func (s *Server) statFile(ctx context.Context, f *file) (fileStat, error) {
-	if f.artifact != "" {
-		st, err := os.Stat(f.artifact)
+	in, err := f.artifact.open()
+	if err != nil {
+		return fileStat{}, hostFault("reading "+f.base(), err)
+	}
+	if in != nil {
+		defer in.Close()
+		st, err := in.Stat()
 		if err != nil {
 			return fileStat{}, hostFault("reading "+f.base(), err)
 		}

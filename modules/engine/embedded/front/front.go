@@ -78,6 +78,7 @@ type Server struct {
 	processes Processes
 	services  *services
 	sockets   *sockets
+	life      context.Context         //nolint:containedctx // it is the client's lifetime
 	end       context.CancelCauseFunc // of what runs for the client
 	remote    remoteCache
 }
@@ -92,7 +93,7 @@ func New(ctx context.Context, o Options) (*Server, error) {
 		id: o.ID, shared: o.Shared, processes: o.Processes, sockets: &sockets{},
 	}
 	life, end := context.WithCancelCause(context.WithoutCancel(ctx))
-	s.services, s.end = newServices(life, s), end
+	s.services, s.life, s.end = newServices(life, s), life, end
 	s.hub.hide = s.secrets.redactor
 	if err := s.prepareRoot(); err != nil {
 		return nil, fmt.Errorf("preparing the front: %w", err)

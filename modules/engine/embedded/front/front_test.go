@@ -274,7 +274,7 @@ func TestHostTreeDigests(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		def, err := st.Marshal(ctx)
+		def, err := st.state.Marshal(ctx)
 		if err != nil {
 			t.Fatal(err)
 		}

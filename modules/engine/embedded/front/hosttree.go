@@ -76,10 +76,10 @@ func (h *hostTrees) LookupDir(name string) (fsutil.FS, bool) {
 }
 
 // directory hashes a directory and gives the state that stands for it.
-func (h *hostTrees) directory(ctx context.Context, path string, include, exclude []string, keep func(string, bool) bool) (llb.State, error) {
+func (h *hostTrees) directory(ctx context.Context, path string, include, exclude []string, keep func(string, bool) bool) (seenTree, error) {
 	plain, err := fsutil.NewFS(path)
 	if err != nil {
-		return llb.State{}, err
+		return seenTree{}, err
 	}
 	filtered, err := fsutil.NewFilterFS(plain, &fsutil.FilterOpt{
 		IncludePatterns: include, ExcludePatterns: exclude,
@@ -92,25 +92,29 @@ func (h *hostTrees) directory(ctx context.Context, path string, include, exclude
 		},
 	})
 	if err != nil {
-		return llb.State{}, err
+		return seenTree{}, err
 	}
 	filters := strings.Join(include, "\x00") + "\x01" + strings.Join(exclude, "\x00")
 	return h.add(ctx, &hostTree{fs: filtered, path: path, transfer: filters})
 }
 
 // file does the same for one file, under its own name.
-func (h *hostTrees) file(ctx context.Context, path string) (llb.State, error) {
+func (h *hostTrees) file(ctx context.Context, path string) (seenTree, error) {
 	real, err := filepath.EvalSymlinks(path)
 	if err != nil {
-		return llb.State{}, err
+		return seenTree{}, err
 	}
-	return h.add(ctx, &hostTree{fs: oneFile{real: real, name: filepath.Base(path)}, path: path, transfer: "file"})
+	seen, err := h.add(ctx, &hostTree{fs: oneFile{real: real, name: filepath.Base(path)}, path: path, transfer: "file"})
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	seen.stamp = h.files[real].stamp
+	return seen, err
 }
 
-func (h *hostTrees) add(ctx context.Context, t *hostTree) (llb.State, error) {
+func (h *hostTrees) add(ctx context.Context, t *hostTree) (seenTree, error) {
 	digest, err := h.hash(ctx, t)
 	if err != nil {
-		return llb.State{}, err
+		return seenTree{}, err
 	}
 	t.digest = digest
 	t.transfer = "host-" + hexSum(t.path + "\x02" + t.transfer)[:24]
@@ -118,7 +122,8 @@ func (h *hostTrees) add(ctx context.Context, t *hostTree) (llb.State, error) {
 	h.mu.Lock()
 	h.trees[name], h.transfers[t.transfer] = t, t
 	h.mu.Unlock()
-	return llb.Local(name, llb.LocalUniqueID(digest), llb.WithCustomName("upload "+t.path)), nil
+	state := llb.Local(name, llb.LocalUniqueID(digest), llb.WithCustomName("upload "+t.path))
+	return seenTree{state: state, digest: digest}, nil
 }
 
 func hexSum(text string) string {

@@ -181,8 +181,12 @@ func (s *Server) importImage(ctx context.Context, src *file, tag string, p ocisp
 
 // onDisk is a path at which a file's bytes can be read, and what removes it.
 func (s *Server) onDisk(ctx context.Context, f *file) (string, func(), error) {
-	if f.artifact != "" {
-		return f.artifact, func() {}, nil
+	in, err := f.artifact.open()
+	if err != nil {
+		return "", nil, hostFault("importing an image", err)
+	}
+	if in != nil {
+		return f.artifact.path, func() { _ = in.Close() }, nil
 	}
 	temp, err := os.CreateTemp(s.scratch(), "import-*.tar")
 	if err != nil {

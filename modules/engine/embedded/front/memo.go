@@ -63,6 +63,13 @@ func remembered[T any](ctx context.Context, m *memo, key string, make func() (T,
 	}
 }
 
+// forget drops a value that turned out to be none.
+func (m *memo) forget(key string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.values, key)
+}
+
 func newDone() chan struct{} { return make(chan struct{}) }
 
 // keyOf digests values that decide a result.

@@ -15,6 +15,7 @@ import (
 	"github.com/vektah/gqlparser/v2/ast"
 	"github.com/vektah/gqlparser/v2/gqlerror"
 	"github.com/vektah/gqlparser/v2/parser"
+	"golang.org/x/sync/errgroup"
 )
 
 // object is a value of one of the API's object types.
@@ -31,6 +32,8 @@ type request struct {
 
 	mu      sync.Mutex
 	objects map[string]object // by recipe digest
+
+	behind errgroup.Group // what the answer waits for
 }
 
 type queryRequest struct {
@@ -58,6 +61,9 @@ func (s *Server) serveQuery(w http.ResponseWriter, r *http.Request) {
 	s.secrets.lend(r.Header.Values(EnvHeader))
 	rq := &request{Server: s, workdir: r.Header.Get(WorkdirHeader), objects: map[string]object{}}
 	data, err := rq.answer(r.Context(), q)
+	if late := rq.behind.Wait(); err == nil {
+		err = late
+	}
 	resp := queryResponse{Data: data}
 	if err != nil {
 		resp = queryResponse{Errors: gqlerror.List{asGraphQL(err, s.secrets.redactor())}}

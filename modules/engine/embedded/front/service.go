@@ -63,10 +63,20 @@ func checkHostname(k *call, name string) error {
 	return nil
 }
 
+const asServiceParams = "args:l useEntrypoint:b expand:b noInit:b insecureRootCapabilities:b experimentalPrivilegedNesting:b"
+
 // containerServiceFields are the fields by which containers serve and are served.
 func containerServiceFields() map[string]field {
 	return map[string]field{
-		"asService": on("args:l useEntrypoint:b expand:b noInit:b insecureRootCapabilities:b experimentalPrivilegedNesting:b", asService),
+		"asService": on(asServiceParams, asService),
+		"up": on("random:b ports:m "+asServiceParams, func(ctx context.Context, k *call, c *container) (any, error) {
+			made, err := asService(ctx, k, c)
+			if err != nil {
+				return nil, err
+			}
+			s, _ := made.(*service)
+			return nil, k.up(ctx, s)
+		}),
 		"withServiceBinding": on("alias:s! service:o!", func(ctx context.Context, k *call, c *container) (any, error) {
 			svc, err := objectArg[*service](ctx, k, "service")
 			if err != nil {
@@ -182,6 +192,7 @@ func serviceFields() map[string]field {
 			return out, nil
 		}),
 		"endpoint": on("port:i scheme:s", serviceEndpoint),
+		"up":       on("ports:m random:b", func(ctx context.Context, k *call, s *service) (any, error) { return nil, k.up(ctx, s) }),
 		"sync":     on("", func(_ context.Context, _ *call, s *service) (any, error) { return s.made().id() }),
 		"start": on("", func(ctx context.Context, k *call, s *service) (any, error) {
 			if err := k.services.start(ctx, s); err != nil {
@@ -286,15 +297,52 @@ func hostTunnel(ctx context.Context, k *call, _ *hostObject) (any, error) {
 	if up.upstream != nil {
 		return nil, usage("Host.tunnel: the service is a tunnel already", "")
 	}
-	list, err := forwards(k)
+	return k.tunnelTo(up, k.flag("native"))
+}
+
+// up is a tunnel that is there until the caller gives up or the service ends.
+func (c *call) up(ctx context.Context, s *service) error {
+	ports, _ := c.args["ports"].([]any)
+	through, err := c.tunnelTo(s, !c.flag("random") && len(ports) == 0)
+	if err != nil {
+		return err
+	}
+	own, leave, err := c.services.use(ctx, s)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	r, leaveTunnel, err := c.services.use(ctx, through)
+	if err != nil {
+		return err
+	}
+	defer leaveTunnel()
+	defer r.end()
+	var ended <-chan struct{} // nil: a host's, which nobody here ends
+	if own != nil {
+		ended = own.done
+	}
+	select {
+	case <-ended:
+		return own.err
+	case <-r.done:
+		return r.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// tunnelTo makes the tunnel to a service for the argument ports.
+func (c *call) tunnelTo(up *service, native bool) (*service, error) {
+	list, err := forwards(c)
 	if err != nil {
 		return nil, err
 	}
-	if k.flag("native") || len(list) == 0 {
+	if native || len(list) == 0 {
 		var all []forward
 		for _, p := range up.ports {
 			f := forward{front: port{udp: p.udp}, back: p}
-			if k.flag("native") {
+			if native {
 				f.front.number = p.number
 			}
 			all = append(all, f)
@@ -307,11 +355,11 @@ func hostTunnel(ctx context.Context, k *call, _ *hostObject) (any, error) {
 		}
 	}
 	if len(list) == 0 {
-		return nil, usage("Host.tunnel: the service has no ports to tunnel to", "call withExposedPort before asService, or give ports")
+		return nil, usage(c.typ+"."+c.field+": the service has no ports to tunnel to", "call withExposedPort before asService, or give ports")
 	}
 	svc := &service{upstream: up, tunnel: list}
 	svc.key = keyOf("tunnel", up.key, fmt.Sprint(list))
-	k.services.know(svc)
+	c.services.know(svc)
 	return svc, nil
 }
 

@@ -108,6 +108,25 @@ func (s *Shared) serving(ctx context.Context, bound string) *Server {
 	return nil
 }
 
+// secretFor is a secret of a step: that of the client it works for, when it is
+// known, else of one that has it.
+func (s *Shared) secretFor(ctx context.Context, id string) ([]byte, error) {
+	list := s.all()
+	if s.Client != nil {
+		if own := s.byID(s.Client(ctx)); own != nil {
+			list = append([]*Server{own}, list...)
+		}
+	}
+	err := fmt.Errorf("secret %s is not known", id)
+	for _, one := range list {
+		var value []byte
+		if value, err = one.secrets.GetSecret(ctx, id); err == nil {
+			return value, nil
+		}
+	}
+	return nil, err
+}
+
 // secretsOf are the values a step may print, whichever client it works for.
 func (s *Shared) secretsOf(step *pb.ExecOp) [][]byte {
 	var out [][]byte

@@ -143,6 +143,7 @@ func fileStatFields() map[string]field {
 			}
 			return statRecord(f.path, &fstypes.Stat{Mode: st.mode, Size: st.size}), nil
 		}),
+		"search":       on(strings.TrimSuffix(searchParams, " paths:l globs:l"), searchFile),
 		"withReplaced": on("search:s! replacement:s! all:b firstFrom:i", withReplaced),
 	}
 }

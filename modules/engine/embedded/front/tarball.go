@@ -32,11 +32,11 @@ func asTarball(ctx context.Context, k *call, c *container) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	st, err := k.host.file(ctx, path)
+	kept, err := k.host.file(ctx, path)
 	if err != nil {
 		return nil, hostFault("keeping an image archive", err)
 	}
-	f := &file{state: st, path: "/" + baseName(path), platform: c.platform, artifact: path}
+	f := &file{state: kept.state, path: "/" + baseName(path), platform: c.platform, artifact: artifact{path: path}}
 	return f, nil
 }
 
@@ -63,7 +63,7 @@ func exportContainer(ctx context.Context, k *call, c *container) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return k.exportFile(ctx, &file{path: "/image.tar", artifact: path}, dest, false)
+	return k.exportFile(ctx, &file{path: "/image.tar", artifact: artifact{path: path}}, dest, false)
 }
 
 // exportArgs are the containers of all platforms and the exporter's attributes.
