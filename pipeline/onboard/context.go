@@ -111,9 +111,26 @@ func (i *Image) follow(way []saying) {
 
 var forWork = regexp.MustCompile(`(?i)^(dev|devel|development|debug|debugger|test|tests|testing|local|lint|ci)$`)
 
+// saidContext says whether the repository has named the context, and one that the
+// Dockerfile is in.
+func (i *Image) saidContext(file string) bool {
+	if i.Context == "" || i.Context == "." || strings.HasPrefix(file, i.Context+"/") {
+		return i.Context != ""
+	}
+	i.Problems = append(i.Problems, Problem{
+		file, i.Why + " that its context is " + i.Context + ", where the Dockerfile is not",
+		"move the Dockerfile there, or name a context above both in the project file",
+	})
+	return false
+}
+
 // chooseContext guesses the folder the image is built from: of the Dockerfile's
 // own and those above it the one that has most of what it copies.
 func chooseContext(fsys fs.FS, file string, img *Image) {
+	if img.saidContext(file) {
+		finishContext(fsys, file, img)
+		return
+	}
 	wanted, all := wantedBy(img)
 	score := func(dir string) int {
 		have := 0
@@ -128,16 +145,6 @@ func chooseContext(fsys fs.FS, file string, img *Image) {
 		return have
 	}
 	best, why := path.Dir(file), "the Dockerfile's own folder"
-	if img.Context != "" && (img.Context == "." || strings.HasPrefix(file, img.Context+"/")) {
-		finishContext(fsys, file, img)
-		return
-	}
-	if img.Context != "" {
-		img.Problems = append(img.Problems, Problem{
-			file, img.Why + " that its context is " + img.Context + ", where the Dockerfile is not",
-			"move the Dockerfile there, or a context above both in the project file",
-		})
-	}
 	most := score(best)
 	for dir := best; dir != "."; {
 		dir = path.Dir(dir)
@@ -240,13 +247,10 @@ func alone(fsys fs.FS, dir string) bool {
 
 var windowsName = regexp.MustCompile(`(?i)([._-])(windows|nanoserver|servercore)([._-]|\d|$)`)
 
-// windows says why an image is none that can be built here; "" when it may be one.
-func windows(f *dockerfile.File) string {
+// windows says whether an image is for Windows.
+func windows(f *dockerfile.File) bool {
 	from := f.Stages[len(f.Stages)-1].From
-	if strings.Contains(from.Raw, "/windows/") || strings.Contains(from.Raw, "nanoserver") || strings.HasPrefix(from.Platform, "windows/") {
-		return "for Windows"
-	}
-	return ""
+	return strings.Contains(from.Raw, "/windows/") || strings.Contains(from.Raw, "nanoserver") || strings.HasPrefix(from.Platform, "windows/")
 }
 
 // architectures are the names Dockerfiles have of them, and OCI's.

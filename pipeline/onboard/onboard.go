@@ -124,25 +124,8 @@ func Propose(in Input) (*Proposal, error) {
 	if err != nil {
 		return nil, err
 	}
-	said, given := sayings(in.Files, p.speakers), makeArguments(in.Files)
-	for _, file := range found {
-		raw, err := fs.ReadFile(in.Files, file)
-		if err != nil {
-			return nil, fmt.Errorf("reading %s: %w", file, err)
-		}
-		parsed, err := dockerfile.Parse(file, raw)
-		if err == nil {
-			_, err = in.Catalog.FrontendOf(parsed)
-		}
-		if err != nil {
-			p.Skipped = append(p.Skipped, Skipped{file, "it cannot be read: " + short(err)})
-			continue
-		}
-		if why := windows(parsed); why != "" {
-			p.Skipped = append(p.Skipped, Skipped{file, why})
-			continue
-		}
-		p.Images = append(p.Images, imagesOf(in.Files, file, parsed, saidOf(said, file), given)...)
+	if err := p.read(in, found); err != nil {
+		return nil, err
 	}
 	if len(p.Images) == 0 {
 		e := &artifact.Error{
@@ -164,6 +147,16 @@ func Propose(in Input) (*Proposal, error) {
 	for i := range p.Images {
 		p.survey(in, &p.Images[i])
 	}
+	p.upstream(in)
+	p.Project = p.text(in.Spec)
+	if _, err := catalog.ReadProject(catalog.ProjectFile, []byte(p.Project)); err != nil {
+		return nil, fmt.Errorf("the proposal is no project file: %w", err)
+	}
+	return p, nil
+}
+
+// upstream asks for a mirror of the images that are proposed as they are.
+func (p *Proposal) upstream(in Input) {
 	for _, b := range p.Bases {
 		for _, place := range b.Places {
 			if b.Upstream {
@@ -171,11 +164,30 @@ func Propose(in Input) (*Proposal, error) {
 			}
 		}
 	}
-	p.Project = p.text(in.Spec)
-	if _, err := catalog.ReadProject(catalog.ProjectFile, []byte(p.Project)); err != nil {
-		return nil, fmt.Errorf("the proposal is no project file: %w", err)
+}
+
+// read finds the images that the Dockerfiles make.
+func (p *Proposal) read(in Input, files []string) error {
+	said, given := sayings(in.Files, p.speakers), makeArguments(in.Files)
+	for _, file := range files {
+		raw, err := fs.ReadFile(in.Files, file)
+		if err != nil {
+			return fmt.Errorf("reading %s: %w", file, err)
+		}
+		parsed, err := dockerfile.Parse(file, raw)
+		if err == nil {
+			_, err = in.Catalog.FrontendOf(parsed)
+		}
+		switch {
+		case err != nil:
+			p.Skipped = append(p.Skipped, Skipped{file, "it cannot be read: " + short(err)})
+		case windows(parsed):
+			p.Skipped = append(p.Skipped, Skipped{file, "for Windows"})
+		default:
+			p.Images = append(p.Images, imagesOf(in.Files, file, parsed, saidOf(said, file), given)...)
+		}
 	}
-	return p, nil
+	return nil
 }
 
 func noNil(s []string) []string { return append([]string{}, s...) }
@@ -205,13 +217,7 @@ func (p *Proposal) find(in Input) ([]string, error) {
 		if d.IsDir() {
 			return p.enter(in.Files, file, err)
 		}
-		switch why := leftOut(file, d); {
-		case why == other && speaks(file) && d.Type().IsRegular() && notOurs(path.Dir(file), "") == "":
-			p.speakers = append(p.speakers, file)
-		case why == other:
-		case why != "":
-			p.Skipped = append(p.Skipped, Skipped{file, why})
-		default:
+		if p.take(file, d) {
 			found = append(found, file)
 		}
 		return nil
@@ -223,6 +229,19 @@ func (p *Proposal) find(in Input) ([]string, error) {
 		}
 	}
 	return found, err
+}
+
+// take says whether a file is a Dockerfile to build, and notes what else it is.
+func (p *Proposal) take(file string, d fs.DirEntry) bool {
+	switch why := leftOut(file, d); {
+	case why == other && speaks(file) && d.Type().IsRegular() && notOurs(path.Dir(file), "") == "":
+		p.speakers = append(p.speakers, file)
+	case why != other && why != "":
+		p.Skipped = append(p.Skipped, Skipped{file, why})
+	default:
+		return why == ""
+	}
+	return false
 }
 
 // enter says whether to look into a folder; err is what reading it gave.

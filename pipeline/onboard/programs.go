@@ -51,7 +51,7 @@ var programs = []program{
 // what extensions are built with.
 func pythonPackages(n need, _ string) []string {
 	out := []string{"python-is-python3", "python3-pip", "python3-venv"}
-	if !strings.Contains(n.tag, "slim") && !strings.Contains(n.tag, "alpine") {
+	if !n.small() {
 		out = append(out, "g++", "git", "libc6-dev", "libffi-dev", "libssl-dev", "make", "pkg-config", "python3-dev")
 	}
 	return out
@@ -110,28 +110,15 @@ func suiteOf(c *catalog.Catalog) string {
 // proposeProgram is a base with what Debian has of a program: one to run on that
 // the catalog has where no commands run, else one with a shell and apt.
 func proposeProgram(c *catalog.Catalog, n need) (file, text string, ok bool) {
-	p := n.program()
-	if p == nil || n.apk {
+	p, release := n.program(), suiteOf(c)
+	i := slices.IndexFunc(c.Bases, plainDebian)
+	if p == nil || n.apk || i < 0 || p.version(n, release) == "" {
 		return "", "", false
 	}
-	release := suiteOf(c)
 	version := p.version(n, release)
-	if version == "" {
-		return "", "", false
-	}
 	caution := "   # " + p.caution
 	if leadingVersion.FindString(n.tag) == "" {
 		caution += "; " + n.tag + " names no version, this is " + version
-	}
-	runtime := strings.ReplaceAll(p.runtime, "VERSION", version)
-	if i := slices.IndexFunc(c.Bases, func(b catalog.Base) bool {
-		return !n.runs && b.Kind == "debian" && b.Variant == "minimal" && slices.Contains(b.Packages, runtime) && ofSuite(b, release)
-	}); i >= 0 {
-		return c.Bases[i].File, fmt.Sprintf("standsFor: [%q]%s\n", n.want, caution), true
-	}
-	i := slices.IndexFunc(c.Bases, plainDebian)
-	if i < 0 {
-		return "", "", false
 	}
 	packages := slices.Clone(c.Bases[i].Packages)
 	for _, one := range append(p.packages(n, version), n.lacks(c.Bases[i])...) {
@@ -139,30 +126,44 @@ func proposeProgram(c *catalog.Catalog, n need) (file, text string, ok bool) {
 			packages = append(packages, one)
 		}
 	}
-	if i := slices.IndexFunc(c.Bases, func(b catalog.Base) bool {
-		lacks := func(one string) bool { return !slices.Contains(b.Packages, one) }
-		return b.Kind == "debian" && b.Variant == "full" && b.Go == "" && b.Node == "" && ofSuite(b, release) && !slices.ContainsFunc(packages, lacks)
-	}); i >= 0 {
-		return c.Bases[i].File, fmt.Sprintf("standsFor: [%q]%s\n", n.want, caution), true
+	if file := n.standing(c, release, strings.ReplaceAll(p.runtime, "VERSION", version), packages); file != "" {
+		return file, fmt.Sprintf("standsFor: [%q]%s\n", n.want, caution), true
 	}
 	name := p.images[0] + "-" + version
-	if strings.Contains(n.tag, "slim") || strings.Contains(n.tag, "alpine") {
+	if n.small() {
 		name += "-slim"
 	}
 	if _, taken := c.Base(name); taken {
 		name += "-full" // the catalog has one to run on
 	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "version: 1\nname: %s\nkind: debian\nvariant: full\n", name)
+	more := ""
 	if suite := c.Bases[i].Suite; suite != "" {
-		fmt.Fprintf(&b, "suite: %s\n", suite)
+		more = fmt.Sprintf("suite: %s\n", suite)
 	}
-	fmt.Fprintf(&b, "platforms: [linux/amd64]\npackages: [%s]\n", strings.Join(packages, ", "))
+	more += fmt.Sprintf("platforms: [linux/amd64]\npackages: [%s]\n", strings.Join(packages, ", "))
 	if p.env != nil {
-		fmt.Fprintf(&b, "env: %s\n", p.env(version))
+		more += fmt.Sprintf("env: %s\n", p.env(version))
 	}
-	fmt.Fprintf(&b, "standsFor: [%q]%s\nstate: active\n", n.want, caution)
-	return "bases/" + name + ".yaml", b.String(), true
+	return "bases/" + name + ".yaml", fmt.Sprintf(
+		"version: 1\nname: %s\nkind: debian\nvariant: full\n%sstandsFor: [%q]%s\nstate: active\n", name, more, n.want, caution), true
+}
+
+// standing is the file of a base that has a program: to run on, or all packages.
+func (n need) standing(c *catalog.Catalog, release, runtime string, packages []string) string {
+	for _, b := range c.Bases {
+		lacks := func(one string) bool { return !slices.Contains(b.Packages, one) }
+		toRun := !n.runs && b.Variant == "minimal" && !lacks(runtime)
+		toBuild := b.Variant == "full" && b.Go == "" && b.Node == "" && !slices.ContainsFunc(packages, lacks)
+		if b.Kind == "debian" && (toRun || toBuild) && ofSuite(b, release) {
+			return b.File
+		}
+	}
+	return ""
+}
+
+// small says whether a tag is of an image without what code is built with.
+func (n need) small() bool {
+	return strings.Contains(n.tag, "slim") || strings.Contains(n.tag, "alpine")
 }
 
 // why says in words what keeps Debian from standing in for an image.
