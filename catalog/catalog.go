@@ -180,7 +180,7 @@ type Mirrors struct {
 	Files []Files `yaml:"files,omitempty"`
 	// StandsFor are places that lockfiles and sources name whatever the mirror
 	// is, as host/path/, and what answers for each: npm, go, go/sumdb/NAME,
-	// pypi/simple, pypi/files, debian or debian-security.
+	// pypi/simple, pypi/files, pypi/json, debian or debian-security.
 	StandsFor map[string]string `yaml:"standsFor,omitempty"`
 
 	Suite string `yaml:"suite,omitempty"`

@@ -76,7 +76,7 @@ func (l *loader) checkGit(s source, git map[string]URLs) {
 
 var (
 	standInPlace  = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]*[a-z0-9])?(/[A-Za-z0-9._~-]+)*/$`)
-	standInAnswer = regexp.MustCompile(`^(npm|go|go/sumdb/[a-z0-9.-]+|pypi/simple|pypi/files|debian|debian-security)$`)
+	standInAnswer = regexp.MustCompile(`^(npm|go|go/sumdb/[a-z0-9.-]+|pypi/simple|pypi/files|pypi/json|debian|debian-security)$`)
 )
 
 // checkStandIns checks the places that mirrors answer for.
@@ -86,7 +86,7 @@ func (l *loader) checkStandIns(s source, places map[string]string) {
 			l.fail(s.at("standsFor", place), "%q is not a place", userinfo.ReplaceAllString(place, "//…@")).Remedy = "write host/ or host/path/ as lockfiles name it, without a scheme, in lower case, with a slash at its end"
 		}
 		if !standInAnswer.MatchString(places[place]) {
-			l.fail(s.at("standsFor", place), "%q is no mirror that could answer", places[place]).Remedy = "write npm, go, go/sumdb/NAME, pypi/simple, pypi/files, debian or debian-security"
+			l.fail(s.at("standsFor", place), "%q is no mirror that could answer", places[place]).Remedy = "write npm, go, go/sumdb/NAME, pypi/simple, pypi/files, pypi/json, debian or debian-security"
 		}
 	}
 }

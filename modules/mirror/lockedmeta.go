@@ -87,7 +87,7 @@ func (g *Gateway) serveMadeMeta(w http.ResponseWriter, r *http.Request, s *lockS
 		}
 		contentType = npmForm(r.Header)
 	case made.pypi != nil:
-		out, contentType, err = made.pypi.render(name, r.Header)
+		out, contentType, err = made.pypi.render(pypiPath(rel), r.Header)
 	}
 	if err != nil || out == nil {
 		return false

@@ -39,7 +39,7 @@ func pypiEcosystem() ecosystem {
 		auto:    (*Set).autoPyPI,
 		mutable: func(rel string) bool { return !strings.HasPrefix(rel, "files/") },
 		purl:    pypiPURL, serve: (*Gateway).servePyPI, pinned: (*Set).pypiPinned,
-		asked: func(rel string, _ http.Header) string { return pypiPath(rel) },
+		asked: func(rel string, _ http.Header) string { return pypiAsked(rel) },
 	}
 }
 
@@ -69,8 +69,29 @@ func pypiPath(rel string) string {
 		return "simple/" + pypiName(parts[1])
 	case parts[0] == "files" && len(parts) == 3:
 		return "files/" + pypiName(parts[1]) + "/" + parts[2]
+	case parts[0] == "json" && len(parts) == 4 && parts[3] == "json":
+		return "json/" + pypiName(parts[1]) + "/" + parts[2] + "/json"
 	}
 	return rel
+}
+
+// pypiAsked is what a lock calls a path: what is said of a release is made of its
+// project's page.
+func pypiAsked(rel string) string {
+	rel = pypiPath(rel)
+	if project, _, ok := pypiRelease(rel); ok {
+		return "simple/" + project
+	}
+	return rel
+}
+
+// pypiRelease splits json/<project>/<version>/json.
+func pypiRelease(rel string) (project, version string, ok bool) {
+	parts := strings.Split(rel, "/")
+	if len(parts) != 4 || parts[0] != "json" || parts[3] != "json" {
+		return "", "", false
+	}
+	return parts[1], parts[2], true
 }
 
 func (g *Gateway) servePyPI(w http.ResponseWriter, r *http.Request, rel string) {
@@ -85,7 +106,7 @@ func (g *Gateway) servePyPI(w http.ResponseWriter, r *http.Request, rel string) 
 		if err != nil {
 			return err
 		}
-		return g.serveWant(w, r, wanted.as(rel))
+		return g.serveWant(w, r, wanted.as(pypiAsked(rel)))
 	})
 }
 
@@ -95,9 +116,10 @@ func (g *Gateway) servePyPI(w http.ResponseWriter, r *http.Request, rel string) 
 func (s *Set) pypiWant(ctx context.Context, up upstream, rel string, ask bool) (want, error) {
 	kind, rest, _ := strings.Cut(rel, "/")
 	project, file, isFile := strings.Cut(rest, "/")
+	_, _, isRelease := pypiRelease(rel)
 	switch {
-	case kind == "simple" && !isFile && project != "":
-		return s.pypiAt(s.pypiIndex(up, project), s.cfg.At), nil
+	case kind == "simple" && !isFile && project != "", isRelease:
+		return s.pypiAt(s.pypiIndex(up, rel), s.cfg.At), nil
 	case kind != "files" || !isFile || strings.Contains(file, "/"):
 		return want{}, notFoundError(gatewayURL + "/pypi/" + rel)
 	}
@@ -115,8 +137,8 @@ func (s *Set) pypiWant(ctx context.Context, up upstream, rel string, ask bool) (
 // pypiPinned is where a locked page or file may be had.
 func (s *Set) pypiPinned(ctx context.Context, up upstream, rel string, _ http.Header) []want {
 	rel = pypiPath(rel)
-	if project, ok := strings.CutPrefix(rel, "simple/"); ok {
-		return []want{s.pypiIndex(up, project)}
+	if strings.HasPrefix(pypiAsked(rel), "simple/") {
+		return []want{s.pypiIndex(up, rel)}
 	}
 	w, err := s.pypiWant(ctx, up, rel, true)
 	if err != nil {
@@ -125,8 +147,10 @@ func (s *Set) pypiPinned(ctx context.Context, up upstream, rel string, _ http.He
 	return []want{w}
 }
 
-// pypiIndex is how a project's page is fetched.
-func (s *Set) pypiIndex(up upstream, project string) want {
+// pypiIndex is how a project's page is fetched, for that or for what is said of a
+// release.
+func (s *Set) pypiIndex(up upstream, rel string) want {
+	project := strings.TrimPrefix(pypiAsked(rel), "simple/")
 	u := up.at(project + "/")
 	return want{
 		up: up, rel: "simple/" + project, url: u, fresh: mutableFor, stale: true, limit: documentLimit,
@@ -136,7 +160,7 @@ func (s *Set) pypiIndex(up upstream, project string) want {
 			if err != nil {
 				return nil, "", err
 			}
-			return page.render(project, r.Header)
+			return page.render(rel, r.Header)
 		},
 	}
 }
@@ -144,7 +168,7 @@ func (s *Set) pypiIndex(up upstream, project string) want {
 // pypiPage is a project's page: the copy kept if there is one, for what a step
 // was told of is there.
 func (s *Set) pypiPage(ctx context.Context, up upstream, project string, ask bool) (*pypiPage, error) {
-	w := s.pypiIndex(up, project)
+	w := s.pypiIndex(up, "simple/"+project)
 	w.fresh = immutableFor
 	if !ask {
 		if _, _, ok := s.store.Entry(w.key()); !ok {
@@ -303,10 +327,15 @@ func (p *pypiPage) find(file string) (*url.URL, artifact.Digest, int64, error) {
 
 // render is the page in the form a client reads, with every file's address made
 // ours.
-func (p *pypiPage) render(project string, h http.Header) ([]byte, string, error) {
+func (p *pypiPage) render(rel string, h http.Header) ([]byte, string, error) {
+	if project, version, ok := pypiRelease(rel); ok {
+		b, err := p.release(project, version)
+		return b, npmFull, err
+	}
+	project := strings.TrimPrefix(rel, "simple/")
 	out := pypiPage{Meta: map[string]any{"api-version": "1.0"}, Name: project, Files: []pypiFile{}}
 	for _, f := range p.Files {
-		f.URL = gatewayURL + "/pypi/files/" + project + "/" + url.PathEscape(f.Filename)
+		f.URL = pypiFileURL(project, f.Filename)
 		hashes, _ := f.Metadata.(map[string]any)
 		if sum, _ := hashes["sha256"].(string); sum == "" {
 			f.Metadata = nil // it could not be verified: clients then read the file itself
@@ -322,6 +351,63 @@ func (p *pypiPage) render(project string, h http.Header) ([]byte, string, error)
 		return b, pypiJSON, err
 	}
 	return out.html(), pypiHTML, nil
+}
+
+func pypiFileURL(project, name string) string {
+	return gatewayURL + "/pypi/files/" + project + "/" + url.PathEscape(name)
+}
+
+// release is what PyPI itself says of one version, in so far as its page does:
+// poetry asks for it, and reads of the files what they depend on when they are not
+// said to.
+func (p *pypiPage) release(project, version string) ([]byte, error) {
+	type file struct {
+		Filename       string            `json:"filename"`
+		URL            string            `json:"url"`
+		Kind           string            `json:"packagetype"`
+		Digests        map[string]string `json:"digests"`
+		RequiresPython *string           `json:"requires_python"`
+		Size           int64             `json:"size"`
+		Yanked         bool              `json:"yanked"`
+		Reason         *string           `json:"yanked_reason"`
+	}
+	var out struct {
+		Info struct {
+			Name           string   `json:"name"`
+			Version        string   `json:"version"`
+			Summary        string   `json:"summary"`
+			RequiresDist   []string `json:"requires_dist"` // null: nobody says
+			RequiresPython *string  `json:"requires_python"`
+			Yanked         bool     `json:"yanked"`
+			Reason         *string  `json:"yanked_reason"`
+		} `json:"info"`
+		Files []file `json:"urls"`
+	}
+	out.Info.Name, out.Info.Version = project, version
+	for _, f := range p.Files {
+		kind := "sdist"
+		if strings.HasSuffix(f.Filename, ".whl") {
+			kind = "bdist_wheel"
+		}
+		if pypiVersion(f.Filename) != version {
+			continue
+		}
+		one := file{Filename: f.Filename, URL: pypiFileURL(project, f.Filename), Kind: kind, Digests: f.Hashes, Size: f.Size}
+		if f.RequiresPython != "" {
+			one.RequiresPython = &f.RequiresPython
+		}
+		if reason, ok := f.Yanked.(string); ok {
+			one.Yanked, one.Reason = true, &reason
+		} else if yanked, _ := f.Yanked.(bool); yanked {
+			one.Yanked = true
+		}
+		out.Info.RequiresPython, out.Info.Yanked, out.Info.Reason = one.RequiresPython, one.Yanked, one.Reason
+		out.Files = append(out.Files, one)
+	}
+	if len(out.Files) == 0 {
+		return nil, notFoundError(gatewayURL + "/pypi/json/" + project + "/" + version)
+	}
+	return json.Marshal(out)
 }
 
 // html is the page as PEP 503 has it.
@@ -415,10 +501,19 @@ func pypiPURL(rel string) string {
 	if !ok || !ok2 || strings.HasSuffix(file, ".metadata") {
 		return ""
 	}
-	version := ""
+	version := pypiVersion(file)
+	if version == "" {
+		return ""
+	}
+	return "pkg:pypi/" + escape(pypiName(project)) + "@" + escape(version)
+}
+
+// pypiVersion is the version in the name of a wheel (PEP 427) or an sdist (PEP
+// 625); "" when there is none.
+func pypiVersion(file string) string {
 	if wheel, isWheel := strings.CutSuffix(file, ".whl"); isWheel {
 		if parts := strings.Split(wheel, "-"); len(parts) >= 5 {
-			version = parts[1]
+			return parts[1]
 		}
 	} else {
 		stem := file
@@ -426,11 +521,8 @@ func pypiPURL(rel string) string {
 			stem = strings.TrimSuffix(stem, ext)
 		}
 		if i := strings.LastIndexByte(stem, '-'); i > 0 && stem != file {
-			version = stem[i+1:]
+			return stem[i+1:]
 		}
 	}
-	if version == "" {
-		return ""
-	}
-	return "pkg:pypi/" + escape(pypiName(project)) + "@" + escape(version)
+	return ""
 }

@@ -11,7 +11,6 @@ import (
 	"net/url"
 	"os"
 	"path"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -69,18 +68,7 @@ func requested(r *http.Request) *url.URL {
 // refuse answers 403 with the URL, the rule and the remedy, in words and in
 // headers, and tells the executor.
 func (g *Gateway) refuse(w http.ResponseWriter, r *http.Request, url, reason string) {
-	g.refuseBy(w, r, refusal{URL: url, Rule: RuleMirrorOnly, Reason: reason, Remedy: remedyFor(requested(r))})
-}
-
-// npmFile is a tarball as npm's registries have it.
-var npmFile = regexp.MustCompile(`^/(.+/)?[^/]+/-/[^/]+\.tgz$`)
-
-// remedyFor says what to do about an address that is no mirror's.
-func remedyFor(u *url.URL) string {
-	if npmFile.MatchString(u.Path) {
-		return "let the npm mirror answer for it, in mirrors.yaml: standsFor: {" + u.Host + "/: npm}"
-	}
-	return remedyMirrorOnly
+	g.refuseBy(w, r, refusal{URL: url, Rule: RuleMirrorOnly, Reason: reason, Remedy: remedyFor(r)})
 }
 
 func (g *Gateway) refuseBy(w http.ResponseWriter, r *http.Request, ref refusal) {

@@ -13,7 +13,7 @@ import (
 // gateway's own addresses are; nothing of it leaves for that place.
 type StandIn struct {
 	Prefix string // host/path/, as it is named, whatever the scheme
-	Path   string // npm, go, go/sumdb/NAME, pypi/simple, pypi/files, debian or debian-security
+	Path   string // npm, go, go/sumdb/NAME, pypi/simple, pypi/files, pypi/json, debian or debian-security
 }
 
 // of is the ecosystem, and the path below it that the place is.

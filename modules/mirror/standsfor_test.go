@@ -11,7 +11,7 @@ import (
 func TestStandsFor(t *testing.T) {
 	stands := []StandIn{
 		{"registry.test/", "npm"}, {"yarn.test/", "npm"}, {"index.test/simple/", "pypi/simple"}, {"wheels.test/packages/", "pypi/files"},
-		{"modules.test/", "go"}, {"archive.test/debian/", "debian"},
+		{"info.test/pypi/", "pypi/json"}, {"modules.test/", "go"}, {"archive.test/debian/", "debian"},
 	}
 	w := standard(t)
 	simpleIndex(w, pageHTML, "html")
@@ -31,7 +31,10 @@ func TestStandsFor(t *testing.T) {
 		"://index.test/simple/some-thing/":                                            "some_thing-1.0-py3-none-any.whl",
 		"://wheels.test/packages/ab/cd/0123/some_thing-1.0-py3-none-any.whl":          wheel,
 		"://wheels.test/packages/ab/cd/0123/some_thing-1.0-py3-none-any.whl.metadata": wheelMeta,
-		"://archive.test" + helloPath:                                                 helloDeb,
+		"://info.test/pypi/Some_Thing/1.0/json": `"info":{"name":"some-thing","version":"1.0","summary":"","requires_dist":null,"requires_python":"\u003e=3.8","yanked":false,"yanked_reason":null},` +
+			`"urls":[{"filename":"some_thing-1.0-py3-none-any.whl","url":"http://mirror.drydock.internal/pypi/files/some-thing/some_thing-1.0-py3-none-any.whl","packagetype":"bdist_wheel","digests":{"sha256":"`,
+		"://info.test/pypi/some-thing/0.9/json": `"packagetype":"sdist"`,
+		"://archive.test" + helloPath:           helloDeb,
 	} {
 		for scheme, c := range map[string]*http.Client{"http": plain, "https": secure} {
 			if resp, body := get(t, c, scheme+url); resp.StatusCode != http.StatusOK || !strings.Contains(body, want) {
@@ -53,6 +56,16 @@ func TestStandsFor(t *testing.T) {
 	}
 	for url, remedy := range map[string]string{
 		"http://other.test:443/sub/@a/b/-/b-1.0.0.tgz": "standsFor: {other.test/: npm}", "http://other.test/b.tgz": "list it under files:",
+		"http://other.test/x/golang.org/x/text/@v/v0.3.0.mod": "standsFor: {other.test/x/: go}", "http://other.test/rsc.io/quote/@latest": "standsFor: {other.test/: go}",
+		"http://other.test/team/app?go-get=1":                     "mirror its repositories, git: {other.test: …}",
+		"http://other.test/debian/dists/bookworm/InRelease":       "standsFor: {other.test/debian/: debian}",
+		"http://other.test/a/debian/pool/main/h/h_1_all.deb":      "standsFor: {other.test/a/debian/: debian}",
+		"http://other.test/debian-security/dists/x/InRelease":     "standsFor: {other.test/debian-security/: debian-security}",
+		"http://other.test/pypi/simple/demo/":                     "standsFor: {other.test/pypi/simple/: pypi/simple}; the same of the host of its files",
+		"http://other.test/simple/demo":                           "standsFor: {other.test/simple/: pypi/simple}",
+		"http://other.test/packages/ab/demo-1.0-py3-none-any.whl": "standsFor: {other.test/packages/: pypi/files}",
+		"http://other.test/dl/tool-1.0.tar.gz":                    "list it under files:",
+		"http://other.test/pypi/demo/1.0/json":                    "standsFor: {other.test/pypi/: pypi/json}",
 	} {
 		resp, _ := get(t, plain, url)
 		if got := resp.Header; resp.StatusCode != http.StatusForbidden || !strings.Contains(got.Get("X-Drydock-Remedy"), remedy) || strings.Contains(got.Get("X-Drydock-Refused"), ":443") {
