@@ -28,6 +28,13 @@ type Catalog struct {
 	Tightened []Tightened `yaml:"-"` // what a project made stricter
 }
 
+// MirrorsOnly is a catalog that allows no image, for programs that bring theirs:
+// every mirror is what the machine's own client configuration says.
+func MirrorsOnly(name string) *Catalog {
+	auto := Setting{Auto: true}
+	return &Catalog{Name: name, Mirrors: Mirrors{Debian: auto, Go: auto, Npm: auto, OCI: auto, PyPI: auto, VulnDB: "auto"}}
+}
+
 // Base is an image others build on.
 type Base struct {
 	Version     int                 `yaml:"version"`

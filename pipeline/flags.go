@@ -49,6 +49,7 @@ type settings struct {
 
 	project    *catalog.Project
 	catalogRef catalogref.Ref
+	noCatalog  bool // the verb does without, where none is named and the default one is not there
 
 	MirrorQuota string `json:"mirrorQuota"` // "" is a share of the disk
 	mirrorQuota int64  // MirrorQuota in bytes

@@ -108,6 +108,9 @@ func (p *program) openCatalog(ctx context.Context, s settings) (cat *catalog.Cat
 		}
 	} else {
 		dir = s.Catalog
+		if s.noCatalog && s.project == nil && s.From["catalog"] == fromDefault && nothingAt(dir) {
+			return catalog.MirrorsOnly("no catalog"), "", nil
+		}
 		if name, err = shownCatalog(dir, ref); err != nil {
 			return nil, "", err
 		}
@@ -118,6 +121,11 @@ func (p *program) openCatalog(ctx context.Context, s settings) (cat *catalog.Cat
 		cat, err = catalog.LoadProject(os.DirFS(dir), name, s.project, os.DirFS(s.projectDir()))
 	}
 	return cat, dir, err
+}
+
+func nothingAt(dir string) bool {
+	_, err := os.Stat(dir)
+	return errors.Is(err, fs.ErrNotExist)
 }
 
 // shownCatalog is what errors call a catalog's directory, which must be there.

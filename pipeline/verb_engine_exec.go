@@ -28,7 +28,8 @@ func (p *program) engineExecVerb() *cli.Command {
 		Description: `Starts the embedded engine (or joins the one that runs), serves the Dagger API
 on a port of loopback and runs CMD with DAGGER_SESSION_PORT and
 DAGGER_SESSION_TOKEN in its environment, as dagger run does. Steps reach the
-catalog's mirrors and nothing else. Standard streams are CMD's, and so is the
+catalog's mirrors and nothing else; where no catalog is named and the default
+one is not there, the mirrors of this machine's own clients. Standard streams are CMD's, and so is the
 exit code; everything CMD started in the engine ends with it. README says which
 part of the Dagger API there is.`,
 		Flags: engineFlags(), Action: p.verb(p.engineExec),
@@ -62,7 +63,7 @@ func (p *program) engineExec(c *cli.Context, s settings) (err error) {
 			Err: err, Remedy: "check the spelling and PATH",
 		}
 	}
-	s.Engine = engine.KindEmbedded
+	s.Engine, s.noCatalog = engine.KindEmbedded, true
 	ses, err := p.open(c.Context, s)
 	if err != nil {
 		return err

@@ -107,7 +107,7 @@ func TestExitCodeArrivesFromTheCICommand(t *testing.T) {
 	if code := exitCode(t, cmd.Wait()); code != artifact.ExitUsage {
 		t.Errorf("promote without a summary exits %d\n%s", code, out)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "pipeline", "broken.go"), []byte("package main\n\nvar x = missing\n"), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "pipeline", "broken.go"), []byte("package main\n\nvar x = declaredNowhere\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	cmd, out = job(t, dir, shells["azure"], all["azure run"])

@@ -105,6 +105,23 @@ func TestFrom(t *testing.T) {
 		if s, err := built.EnvVariable(ctx, "FROM_IMAGE"); err != nil || s != "yes" {
 			t.Errorf("built on it: variable %q, %v", s, err)
 		}
+		repository, digest, _ := strings.Cut(ref, "@")
+		if isEmbedded(t) {
+			repository = engines.images + "/bases/small" // the host of bases has no tags
+		}
+		repository = strings.TrimSuffix(repository, ":latest")
+		for _, tag := range []string{repository, repository + ":latest"} {
+			ctr := c.Container().From(tag)
+			if s, err := ctr.File("/etc/arch").Contents(ctx); err != nil || s != "amd64" && s != "arm64" {
+				t.Errorf("%s: %q, %v", tag, s, err)
+			}
+			if s, err := ctr.ImageRef(ctx); err != nil || s != repository+":latest@"+digest {
+				t.Errorf("%s is %q, %v", tag, s, err)
+			}
+		}
+		if _, err := c.Container().From(repository + ":none").Sync(ctx); err == nil {
+			t.Error("a tag that is not there: no error")
+		}
 		absent := imageRef(t, "bases/small", "sha256:"+strings.Repeat("0", 64))
 		if _, err := c.Container().From(absent).Sync(ctx); err == nil {
 			t.Error("an image that is not there: no error")

@@ -36,49 +36,62 @@ func containerImageFields() map[string]field {
 	}
 }
 
-var imageRefPattern = regexp.MustCompile(`^([A-Za-z0-9.:\[\]-]+)/([a-z0-9]+(?:[._/-]+[a-z0-9]+)*)(?::[A-Za-z0-9_.-]+)?@(sha256:[a-f0-9]{64})$`)
+var imageRefPattern = regexp.MustCompile(`^([A-Za-z0-9.:\[\]-]+)/([a-z0-9]+(?:[._/-]+[a-z0-9]+)*)(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[a-f0-9]{64})?$`)
 
 var loopbackPattern = regexp.MustCompile(`^(localhost|127(\.[0-9]+){3}|\[::1\])(:[0-9]+)?$`)
 
 // checkRef lets through what a base can be: an image by digest, at the base
-// host or on loopback.
-func (s *Server) checkRef(ref string) error {
+// host or on loopback, where a tag will do too. It is given its tag when it
+// names neither.
+func (s *Server) checkRef(ref string) (string, error) {
 	m := imageRefPattern.FindStringSubmatch(ref)
-	if m == nil {
-		return usage(fmt.Sprintf("Container.from: %q is not registry/repository@sha256:…", ref), "name the image by digest: a tag can move")
-	}
-	if m[1] != s.base && !loopbackPattern.MatchString(m[1]) {
-		return usage(fmt.Sprintf("Container.from: %q: steps and bases come from %s or a loopback registry only", ref, s.base),
+	switch {
+	case m != nil && m[1] != s.base && !loopbackPattern.MatchString(m[1]):
+		return "", usage(fmt.Sprintf("Container.from: %q: steps and bases come from %s or a loopback registry only", ref, s.base),
 			"list the image as a base in the catalog and use its reference")
+	case m == nil, m[4] == "" && m[1] == s.base:
+		return "", usage(fmt.Sprintf("Container.from: %q is not registry/repository@sha256:…", ref),
+			"name the registry, and the image by digest: a tag can move, and is taken from a loopback registry only")
+	case m[3] == "" && m[4] == "":
+		return ref + ":latest", nil
 	}
-	return nil
+	return ref, nil
+}
+
+// resolved is an image that was found: its reference by digest.
+type resolved struct {
+	ref    string
+	config []byte
 }
 
 func containerFrom(ctx context.Context, k *call, c *container) (any, error) {
-	ref := k.str("address")
-	if err := k.checkRef(ref); err != nil {
+	ref, err := k.checkRef(k.str("address"))
+	if err != nil {
 		return nil, err
 	}
-	config, err := remembered(ctx, k.memo, keyOf("from", ref, c.platform), func() ([]byte, error) {
-		var dt []byte
+	found, err := remembered(ctx, k.memo, keyOf("from", ref, c.platform), func() (resolved, error) {
+		out := resolved{ref: ref}
 		err := k.build(ctx, job{}, func(ctx context.Context, gw gateway.Client) (*gateway.Result, error) {
-			var err error
-			_, _, dt, err = gw.ResolveImageConfig(ctx, ref, sourceresolver.Opt{
+			_, dgst, config, err := gw.ResolveImageConfig(ctx, ref, sourceresolver.Opt{
 				ImageOpt: &sourceresolver.ResolveImageOpt{Platform: &c.platform},
 			})
+			if !strings.Contains(ref, "@") {
+				out.ref += "@" + dgst.String()
+			}
+			out.config = config
 			return gateway.NewResult(), err
 		})
-		return dt, err
+		return out, err
 	})
 	if err != nil {
 		return nil, err
 	}
 	d := c.clone()
-	if err := d.adopt(config); err != nil {
+	if err := d.adopt(found.config); err != nil {
 		return nil, fmt.Errorf("reading the configuration of %s: %w", ref, err)
 	}
-	d.fs = llb.Image(ref, llb.Platform(d.platform), llb.WithCustomName("from "+ref))
-	d.imageRef = ref
+	d.fs = llb.Image(found.ref, llb.Platform(d.platform), llb.WithCustomName("from "+ref))
+	d.imageRef = found.ref
 	return d, nil
 }
 
