@@ -35,6 +35,8 @@ func probeMain(args []string) int {
 		return probeWhere(rest)
 	case "mode":
 		return probeMode(rest)
+	case "linked":
+		return probeLinked(rest)
 	case "together":
 		return probeTogether()
 	case "removed":

@@ -13,8 +13,15 @@ func (w *Warden) answer(r *notify.Request) notify.Response {
 	if handle := w.handler(r.Call); handle != nil {
 		return handle(r)
 	}
-	if p, ok := w.changeFixed(r); ok {
+	p, known := w.changeFixed(r)
+	if known && p != notify.Continue() {
 		return p
+	}
+	if p, ok := w.linked(r); ok {
+		return p
+	}
+	if _, ok := linkedCalls()[r.Call]; known || ok || isLinkedOld(r.Call) {
+		return notify.Continue()
 	}
 	return w.otherProcess(r)
 }
@@ -63,6 +70,11 @@ func (w *Warden) fileHandler(call int) func(*notify.Request) notify.Response {
 		return w.readlinkat
 	}
 	return w.fchmodat
+}
+
+func isLinkedOld(call int) bool {
+	_, ok := linkedCallsOld()[call]
+	return ok
 }
 
 // start decides on fork and clone.

@@ -30,7 +30,7 @@ func (w *Warden) quickOld(r *notify.Request) (p notify.Response, ok bool) {
 		return w.quickOpen(r, openOf(r))
 	case unix.SYS_READLINK:
 		return w.quickPath(r, unix.AT_FDCWD, r.Args[0], false)
-	case unix.SYS_CHMOD:
+	case unix.SYS_CHMOD, unix.SYS_CHOWN:
 		return w.quickPath(r, unix.AT_FDCWD, r.Args[0], true)
 	}
 	return p, false
@@ -53,5 +53,12 @@ func fixedNumbersOld() map[int]string {
 		unix.SYS_LCHOWN: "lchown", unix.SYS_UTIME: "utime", unix.SYS_UTIMES: "utimes", unix.SYS_FUTIMESAT: "futimesat",
 	}
 }
+
+// linkedCallsOld are further calls on what a path leads to.
+func linkedCallsOld() map[int]linkedCall {
+	return map[int]linkedCall{unix.SYS_CHOWN: {-1, 0, -1, true, linkedChown(1)}}
+}
+
+func linkedOld() []string { return []string{"chown"} }
 
 func isReadlink(call int) bool { return call == unix.SYS_READLINK }

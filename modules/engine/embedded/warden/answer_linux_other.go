@@ -15,3 +15,7 @@ func fixedCallsOld() map[string]fixedCall { return nil }
 func fixedNumbersOld() map[int]string { return nil }
 
 func isReadlink(int) bool { return false }
+
+func linkedCallsOld() map[int]linkedCall { return nil }
+
+func linkedOld() []string { return nil }

@@ -1,9 +1,6 @@
 package warden
 
 import (
-	"strconv"
-	"strings"
-
 	"golang.org/x/sys/unix"
 
 	"drydock/modules/jail/notify"
@@ -43,15 +40,9 @@ func (w *Warden) chmodOf(a asked, mode uint32) unix.Errno {
 		return errno
 	}
 	defer unix.Close(fd)
-	own := "/proc/thread-self/fd/" + strconv.Itoa(fd)
-	if target := readlinkIn(unix.AT_FDCWD, own); strings.HasPrefix(target, "/") {
-		in, ok := w.inside(target)
-		switch {
-		case !ok:
-			return unix.ENOENT
-		case w.fixed.has(in):
-			return unix.EROFS
-		}
+	own, errno := w.ownName(fd, true)
+	if errno != 0 {
+		return errno
 	}
 	if err := unix.Chmod(own, mode); err != nil {
 		return errnoOf(err)

@@ -19,6 +19,10 @@ func (w *Warden) quick(r *notify.Request) (p notify.Response, ok bool) {
 		return w.quickPath(r, unix.AT_FDCWD, r.Args[1], false) // where it starts does not matter
 	case unix.SYS_FCHMODAT:
 		return w.quickPath(r, int(int32(r.Args[0])), r.Args[1], true)
+	case unix.SYS_FCHOWNAT, unix.SYS_UTIMENSAT:
+		return w.quickPath(r, int(int32(r.Args[0])), r.Args[1], true)
+	case unix.SYS_GETXATTR, unix.SYS_LISTXATTR:
+		return w.quickPath(r, unix.AT_FDCWD, r.Args[0], false)
 	case unix.SYS_EXECVE:
 		return w.quickPath(r, unix.AT_FDCWD, r.Args[0], false)
 	case unix.SYS_CLONE:

@@ -53,7 +53,7 @@ func isNot(arg int, value uint32) jail.Test { return jail.Test{Arg: arg, Value: 
 // all that may write there is handed over too.
 func fileRules(fixed bool) []jail.Rule {
 	if fixed {
-		return notified(append([]string{"open", "openat", "readlink", "readlinkat"}, fixedCalls()...)...)
+		return notified(append([]string{"open", "openat", "readlink", "readlinkat", "getxattr", "listxattr"}, fixedCalls()...)...)
 	}
 	const made = unix.O_CREAT | unix.O_EXCL
 	cwd := unix.AT_FDCWD
@@ -69,7 +69,7 @@ func fileRules(fixed bool) []jail.Rule {
 	for _, call := range []string{"readlinkat", "fchmodat"} {
 		rules = append(rules, jail.Rule{Call: call, If: when(isNot(0, uint32(cwd))), Action: jail.Allow})
 	}
-	return append(rules, notified("open", "openat", "readlink", "readlinkat", "chmod", "fchmodat")...)
+	return append(append(rules, linkedRules()...), notified("open", "openat", "readlink", "readlinkat", "chmod", "fchmodat")...)
 }
 
 // socketRules: inet sockets are made, bound and connected by the warden, and
