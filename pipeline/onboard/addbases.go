@@ -13,7 +13,7 @@ import (
 // Added is what taking a proposal's bases does to a catalog.
 type Added struct {
 	Files map[string][]byte // by path in the catalog, the whole file
-	Left  []Base            // that somebody has to complete by hand: their digest is not known
+	Left  []Base            // that somebody has to complete by hand: their digest is not known, or no mirror has images
 }
 
 // AddBases gives the files of a catalog that has the bases proposed. Nothing is
@@ -24,7 +24,7 @@ func (p *Proposal) AddBases(cat fs.FS) (*Added, error) {
 		if b.Propose == "" {
 			continue
 		}
-		if strings.Contains(b.Propose, unknownDigest) {
+		if strings.Contains(b.Propose, unknownDigest) || b.Upstream && p.noImages {
 			out.Left = append(out.Left, b)
 			continue
 		}

@@ -82,7 +82,7 @@ func (i *Image) give(file string, given map[string]string) {
 					"name it in the project file: args: {" + m[1] + ": …}",
 				}
 				if !slices.Contains(i.Problems, p) {
-					i.Problems = append(i.Problems, p)
+					i.Problems, i.unknown = append(i.Problems, p), append(i.unknown, m[1])
 				}
 				continue
 			}
@@ -100,6 +100,9 @@ func (i *Image) follow(way []saying) {
 	s := way[0]
 	i.Context, i.Why = s.context, s.file+" says"
 	for k, v := range s.args {
+		if s.work && !slices.Contains(i.Arguments, k) {
+			continue // the Dockerfile has a value of its own
+		}
 		i.Args[k], i.ArgsWhy = v, s.file+" says so"
 		i.Arguments = slices.DeleteFunc(i.Arguments, func(a string) bool { return a == k })
 	}

@@ -38,6 +38,7 @@ type Proposal struct {
 	Added      []string    `json:"added"`   // files of the catalog that were written
 
 	speakers []string // files that say how images are built
+	noImages bool     // no mirror has upstream's images
 }
 
 // Image is one image a Dockerfile makes.
@@ -59,9 +60,10 @@ type Image struct {
 	Ready      bool                `json:"ready"`   // it can be planned with the catalog as it is
 	Choices    []string            `json:"choices"` // arguments that are what a FROM is, which the catalog has no base for
 
-	file *dockerfile.File
-	said string             // its name in a file that says how it is built, where that tells it from another
-	only *artifact.Platform // its Dockerfile's name says it is for this one alone
+	file    *dockerfile.File
+	unknown []string           // arguments of FROM whose value only make knows
+	said    string             // its name in a file that says how it is built, where that tells it from another
+	only    *artifact.Platform // its Dockerfile's name says it is for this one alone
 }
 
 // Problem is something a build of the image will meet.
@@ -144,6 +146,7 @@ func Propose(in Input) (*Proposal, error) {
 		_, image := in.Catalog.Image(name)
 		return base || image
 	})
+	p.noImages = in.Mirror(mirrorOfImages) == ""
 	for i := range p.Images {
 		p.survey(in, &p.Images[i])
 	}

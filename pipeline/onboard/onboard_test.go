@@ -345,15 +345,15 @@ func TestSaid(t *testing.T) {
 		"svc/one/Dockerfile", two, "svc/two/app", "", "svc/docker-compose.yml",
 		"services:\n  one:\n    build:\n      context: ${DIR:-two}\n      dockerfile: ../one/Dockerfile\n      target: ship\n      args: [A=1, \"B=${NONE}\"]\n  away:\n    build: https://git.test/x.git\n  up:\n    build: ../../..\n",
 		"x.Dockerfile", "ARG WHAT\nFROM $WHAT\nCOPY y /\nUSER 1\n", "src/y", "", "docker-bake.hcl", bake,
-		"p/Dockerfile", "ARG IMAGE=placeholder\nARG VER\nFROM ${IMAGE} AS b\nFROM ${VER:-full}\nUSER 1\n",
-		"Makefile", "RUNTIME ?= full\nbuild:\n\tdocker build \\\n\t  --build-arg IMAGE=$(RUNTIME) --build-arg 'VER=x$(shell date)' .\n",
+		"p/Dockerfile", "ARG IMAGE=placeholder\nARG VER\nFROM ${IMAGE} AS b\nFROM ${VER:-full}\nUSER 1\n", "q/Dockerfile", "ARG WHOLE=x\nARG GO=x\nFROM $GO AS b\nFROM $WHOLE\nCOPY --from=b /x /\nUSER 1\n", "go.mod", "module x\n\ngo 1.26.3\n",
+		"Makefile", "RUNTIME ?= full\nbuild:\n\tdocker build \\\n\t  --build-arg IMAGE=$(RUNTIME) --build-arg 'VER=x$(shell date)' .\nMINOR := $(shell $(GO) list -f '{{.Module.GoVersion}}')\nmore:\n\tdocker build --build-arg WHOLE=$(X) --build-arg=GO=golang:$(MINOR) .\nX = a$(shell true)\n",
 	))
 	got := map[string]Image{}
 	for _, i := range p.Images {
 		got[i.Name] = i
 	}
 	// its context is not above its Dockerfile, which cannot be named from there
-	if one := got["one"]; one.Target != "ship" || one.Args["A"] != "1" || len(one.Args) != 1 || one.Context != "svc/one" || len(one.Problems) != 2 || one.Problems[0].Message != "svc/docker-compose.yml says that its context is svc/two, where the Dockerfile is not" {
+	if one := got["one"]; one.Target != "ship" || len(one.Args) != 0 || one.Context != "svc/one" || len(one.Problems) != 2 || one.Problems[0].Message != "svc/docker-compose.yml says that its context is svc/two, where the Dockerfile is not" {
 		t.Errorf("%+v", one)
 	}
 	if a, b := got["a"], got["b"]; a.Args["WHAT"] != "full" || len(a.Args) != 1 || b.Args["MORE"] != "full" || b.Args["WHAT"] != "full" || !a.Ready || !b.Ready {
@@ -364,7 +364,10 @@ func TestSaid(t *testing.T) {
 		!strings.Contains(made.Problems[0].Message, "only make knows, x$(shell") {
 		t.Errorf("%+v", made)
 	}
-	if len(got) != 4 || !strings.Contains(p.Project, "target: ship   # svc/docker-compose.yml says so") {
+	if q := got["q"]; q.Args["GO"] != "golang:1.26" || q.Ready || len(q.Choices) != 1 || q.Choices[0] != "WHOLE" || slices.ContainsFunc(p.Bases, func(b Base) bool { return b.Ref == "x" }) {
+		t.Errorf("%+v", q)
+	}
+	if len(got) != 5 || !strings.Contains(p.Project, "target: ship   # svc/docker-compose.yml says so") {
 		t.Errorf("%d images\n%s", len(got), p.Project)
 	}
 	if out := bakeJSON("docker-bake.json", []byte(`{"target":{"z":{"dockerfile":"z/Dockerfile","args":{"A":"1","B":null}}}}`)); len(out) != 1 || out[0].dockerfile != "z/Dockerfile" || len(out[0].args) != 1 {
@@ -408,5 +411,28 @@ func TestProposeTiny(t *testing.T) {
 	file, text := proposeBase(cat, need{ref: "quay.example/p/busybox-linux-amd64:latest", want: "quay.example/p/busybox-linux-amd64:latest", name: "quay.example/p/busybox-linux-amd64", tag: "latest", from: true})
 	if file != "bases/minimal.yaml" || !strings.Contains(text, "without a shell") {
 		t.Error(file, text)
+	}
+}
+
+// An upstream image by its digest is a base only where a mirror has images.
+func TestProposeUpstream(t *testing.T) {
+	files := tree("Dockerfile", "FROM quay.example/org/tool:v1@sha256:abc\nUSER 1\n")
+	for mirror, left := range map[string]int{"": 1, "http://oci.test": 0} {
+		in := Input{Files: files, Name: "x", Catalog: ops(), Spec: "../ops", Mirror: func(string) string { return mirror }}
+		p, err := Propose(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := p.AddBases(fstest.MapFS{})
+		if err != nil || len(got.Left) != left || len(got.Files) != 1-left {
+			t.Errorf("%q: %v %+v", mirror, err, got)
+		}
+		if i := p.Ecosystems[0]; i.Name != "oci" || i.Tool != "FROM" || (i.Remedy == "") != (mirror != "") {
+			t.Errorf("%q: %+v", mirror, i)
+		}
+		in.Catalog.Bases = append(in.Catalog.Bases, catalog.Base{Name: "tool-v1", Kind: "oci", StandsFor: []string{"quay.example/org/tool:v1"}})
+		if p, err = Propose(in); err != nil || p.Images[0].Ready != (mirror != "") {
+			t.Errorf("%q: %v %+v", mirror, err, p.Images[0])
+		}
 	}
 }

@@ -23,6 +23,7 @@ type saying struct {
 	dockerfile string // relative to the repository
 	target     string
 	args       map[string]string
+	work       bool // it is of compose, whose files are often for those who work on it
 }
 
 // speakers are the files that are asked, the better ones first.
@@ -117,7 +118,7 @@ func compose(file string, raw []byte) []saying {
 		if node.Kind == 0 || b.Inline != "" {
 			continue
 		}
-		out = say(out, saying{file: file, name: name, target: defaults(b.Target), args: composeArgs(b.Args)}, defaults(b.Context), defaults(b.Dockerfile))
+		out = say(out, saying{file: file, name: name, target: defaults(b.Target), args: composeArgs(b.Args), work: true}, defaults(b.Context), defaults(b.Dockerfile))
 	}
 	return out
 }
@@ -306,6 +307,8 @@ func saidOf(all []saying, file string) []saying {
 
 var (
 	makeVariable = regexp.MustCompile(`(?m)^([A-Za-z_][A-Za-z0-9_]*)[ \t]*[?:]*=[ \t]*(.*?)[ \t]*$`)
+	goListed     = regexp.MustCompile(`\$\(shell [^()]*(\([^()]*\))?[^()]*GoVersion[^()]*\)`) // asks the go command for it
+	goDirective  = regexp.MustCompile(`(?m)^go (\d+\.\d+)`)
 	makeName     = regexp.MustCompile(`\$[({]([A-Za-z_][A-Za-z0-9_]*)[)}]`)
 	buildArg     = regexp.MustCompile(`--build-arg[= ]['"]?([A-Za-z_][A-Za-z0-9_]*)=([^\s'"]+)`)
 )
@@ -319,6 +322,12 @@ func makeArguments(fsys fs.FS) map[string]string {
 		return out
 	}
 	text := strings.ReplaceAll(string(raw), "\\\n", " ")
+	release := "$$"
+	if mod, err := fs.ReadFile(fsys, "go.mod"); err == nil {
+		if m := goDirective.FindSubmatch(mod); m != nil {
+			release = string(m[1])
+		}
+	}
 	variables := map[string]string{}
 	for _, m := range makeVariable.FindAllStringSubmatch(text, -1) {
 		if _, twice := variables[m[1]]; !twice {
@@ -335,6 +344,7 @@ func makeArguments(fsys fs.FS) map[string]string {
 				return ref
 			})
 		}
+		value = goListed.ReplaceAllString(value, release)
 		if _, twice := out[m[1]]; !twice && value != "" {
 			out[m[1]] = value
 		}

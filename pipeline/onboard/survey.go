@@ -100,6 +100,11 @@ func (p *Proposal) bases(c *catalog.Catalog, img *Image, at func(int) string) bo
 	}
 	ready := true
 	for _, r := range refs {
+		if m := onlyArgument.FindStringSubmatch(argumentOf(img.file, r)); m != nil && slices.Contains(img.unknown, m[1]) {
+			ready = false // what stands there is no image
+			img.Choices = append(img.Choices, m[1])
+			continue
+		}
 		want := wanted(img.file, r)
 		i := slices.IndexFunc(p.Bases, func(b Base) bool { return b.Ref == r.Ref })
 		if i < 0 {
@@ -111,6 +116,9 @@ func (p *Proposal) bases(c *catalog.Catalog, img *Image, at func(int) string) bo
 			} else {
 				b.File, b.Propose = proposeBase(c, want)
 				b.Upstream = strings.Contains(b.Propose, "\nkind: oci\n")
+			}
+			if is, ok := c.Base(b.Base); ok && is.Kind == "oci" {
+				b.Upstream = true
 			}
 			p.Bases = append(p.Bases, b)
 			i = len(p.Bases) - 1
@@ -128,7 +136,7 @@ func (p *Proposal) bases(c *catalog.Catalog, img *Image, at func(int) string) bo
 		if m := onlyArgument.FindStringSubmatch(argumentOf(img.file, r)); m != nil && p.Bases[i].Base == "" && !slices.Contains(img.Choices, m[1]) {
 			img.Choices = append(img.Choices, m[1])
 		}
-		ready = ready && p.Bases[i].Base != ""
+		ready = ready && p.Bases[i].Base != "" && !(p.Bases[i].Upstream && p.noImages)
 	}
 	return ready
 }
@@ -219,6 +227,9 @@ func buildsFor(c *catalog.Catalog, img *Image, q artifact.Platform) bool {
 	return err == nil
 }
 
+// mirrorOfImages is where bases that are upstream's images come from.
+const mirrorOfImages = "oci"
+
 // ecosystems are what tools fetch from, by tool: the mirror's name, or "" for
 // what no mirror serves, and what to do then.
 var ecosystems = map[string]struct{ mirror, remedy string }{
@@ -231,7 +242,7 @@ var ecosystems = map[string]struct{ mirror, remedy string }{
 	"maven":    {"maven", "bring the repository's files into the context"},
 	"nuget":    {"nuget", "bring the packages into the context"},
 	"composer": {"composer", "bring vendor/ into the context"},
-	"FROM":     {"oci", "set oci: in the catalog's mirrors.yaml to a registry that has upstream's images, and write their digests into the bases proposed"},
+	"FROM":     {mirrorOfImages, "set oci: in the catalog's mirrors.yaml to a registry that has upstream's images, and write their digests into the bases proposed"},
 	"git":      {"git", "a submodule, or a copy in the context"},
 	"download": {"files", "ADD --checksum=sha256:… of a file a mirror has, or a copy in the context"},
 }
