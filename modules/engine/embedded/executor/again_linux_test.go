@@ -74,7 +74,11 @@ func TestContainedAgain(t *testing.T) {
 	// one that was removed cannot be executed, and says so by its exit code
 	out, err := b.run(t.Context(), stepOpt{}, "removed")
 	var e *gatewayapi.ExitError
-	if !errors.As(err, &e) || e.ExitCode != 126 || !strings.Contains(out, "removed") {
+	want := uint32(126)
+	if translatedHere() { // it is found by its name, which is gone
+		want = 1
+	}
+	if !errors.As(err, &e) || e.ExitCode != want || !strings.Contains(out, "removed") {
 		t.Errorf("got %v\n%s", err, out)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -22,12 +23,34 @@ import (
 	"github.com/moby/sys/user"
 	"golang.org/x/sys/unix"
 
+	"drydock/modules/engine/embedded/keeper"
+	"drydock/modules/engine/embedded/warden"
 	"drydock/modules/jail"
 )
 
 // inside says, in this program's environment, that it shall become (become) or
-// is (is) what an ordinary container as root would run.
+// is (is) what an ordinary container as root would run, or as an ordinary user
+// (become T3, is T3).
 const inside = "DRYDOCK_TEST_CONTAINER"
+
+const (
+	becomeT3 = "become T3"
+	keepT3   = "keep T3" // the owners of what is T3
+	isT3     = "is T3"
+)
+
+// launcherFD is where the keeper's socket is in what is T3.
+const launcherFD = 3
+
+// needsLandlock leaves out in T3 what goes without (abi is -1): it is refused.
+func needsLandlock(t *testing.T, abi int) {
+	t.Helper()
+	if translatedHere() && abi < 0 {
+		t.Skip("T3 is refused without landlock")
+	}
+}
+
+func translatedHere() bool { return os.Getenv(inside) == isT3 }
 
 // TestMain lets the test binary be the container and the step's command.
 func TestMain(m *testing.M) {
@@ -37,8 +60,14 @@ func TestMain(m *testing.M) {
 	if os.Args[0] == "probe-engine" {
 		os.Exit(engineMain())
 	}
-	if os.Getenv(inside) == "become" {
-		if err := becomeContainer(); err != nil {
+	if os.Args[0] == warden.StarterName {
+		os.Exit(warden.StarterMain())
+	}
+	if os.Getenv(inside) == keepT3 {
+		os.Exit(keepOwners())
+	}
+	if strings.HasPrefix(os.Getenv(inside), "become") {
+		if err := becomeContainer(os.Getenv(inside) == becomeT3); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -49,49 +78,83 @@ func TestMain(m *testing.M) {
 // becomeContainer executes this program again with what a container engine
 // leaves an ordinary container: fourteen capabilities under its seccomp
 // profile. Nothing is mounted and no namespace made from there on.
-func becomeContainer() error {
+// An ordinary user has no capabilities.
+func becomeContainer(user bool) error {
 	runtime.LockOSThread()
-	filter, err := jail.DefaultFilter(jail.DefaultCapabilities)
+	caps, is := jail.Capabilities(jail.DefaultCapabilities), "is"
+	if user {
+		caps, is = 0, keepT3
+	}
+	filter, err := jail.DefaultFilter(caps)
 	if err != nil {
 		return err
 	}
 	if err := filter.Install(); err != nil {
 		return err
 	}
-	if err := jail.KeepCapabilities(jail.DefaultCapabilities); err != nil {
+	if user {
+		err = errors.Join(syscall.Setgroups(nil), syscall.Setgid(1000), syscall.Setuid(1000))
+	} else {
+		err = jail.KeepCapabilities(caps)
+	}
+	if err != nil {
 		return err
 	}
-	if err := os.Setenv(inside, "is"); err != nil {
+	if err := os.Setenv(inside, is); err != nil {
 		return err
 	}
 	return unix.Exec("/proc/self/exe", os.Args, os.Environ())
 }
 
-// contained runs the rest of the test twice, as the root there is and in an
-// ordinary container; it returns in those runs only.
+// keepOwners runs this program under a keeper, as the engine runs in T3.
+func keepOwners() int {
+	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		err = os.Setenv(inside, isT3)
+	}
+	if err == nil {
+		var e *keeper.Engine
+		files := []*os.File{os.Stdin, os.Stdout, os.Stderr, os.NewFile(uintptr(ends[1]), "launcher")}
+		if e, err = keeper.StartBare("/proc/self/exe", os.Args, files); err == nil {
+			go func() { _ = keeper.Launch(ends[0]) }()
+			code := 0
+			if code, err = e.Wait(); err == nil {
+				return code
+			}
+		}
+	}
+	fmt.Fprintln(os.Stderr, err)
+	return 1
+}
+
+// contained runs the rest of the test three times: as the root there is, in an
+// ordinary container, and in one as an ordinary user (T3). It returns in those
+// runs only.
 func contained(t *testing.T) {
 	t.Helper()
-	if os.Geteuid() != 0 {
+	if os.Geteuid() != 0 && !translatedHere() {
 		t.Skip("steps without namespaces need root of a container")
 	}
 	if os.Getenv(inside) != "" {
-		if os.Getenv(inside) == "is" && unix.Unshare(unix.CLONE_NEWNS) == nil {
+		if strings.HasPrefix(os.Getenv(inside), "is") && unix.Unshare(unix.CLONE_NEWNS) == nil {
 			t.Fatal("this is no ordinary container: it may make namespaces")
 		}
 		return
 	}
-	t.Run("container", func(t *testing.T) {
-		cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^"+strings.Split(t.Name(), "/")[0]+"$", "-test.v")
-		cmd.Env = append(os.Environ(), inside+"=become")
-		out, err := cmd.CombinedOutput()
-		if err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
-		if !bytes.Contains(out, []byte("--- PASS")) {
-			t.Fatalf("nothing passed:\n%s", out)
-		}
-		t.Logf("%s", out)
-	})
+	for name, become := range map[string]string{"container": "become", "user": becomeT3} {
+		t.Run(name, func(t *testing.T) {
+			cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^"+strings.Split(t.Name(), "/")[0]+"$", "-test.v")
+			cmd.Env = append(os.Environ(), inside+"="+become)
+			out, err := cmd.CombinedOutput()
+			if err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			if !bytes.Contains(out, []byte("--- PASS")) {
+				t.Fatalf("nothing passed:\n%s", out)
+			}
+			t.Logf("%s", out)
+		})
+	}
 	if t.Failed() {
 		t.FailNow()
 	}
@@ -128,6 +191,9 @@ func newBench(t *testing.T, o Options) *bench {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	o.Root, o.Tier = filepath.Join(dir, "steps"), TierContainer
+	if translatedHere() {
+		o.Tier, o.Launcher = TierTranslated, keeper.NewLauncher(launcherFD)
+	}
 	e, err := New(o)
 	if err != nil {
 		t.Fatal(err)

@@ -24,6 +24,7 @@ func TestContainedExec(t *testing.T) {
 }
 
 func testExec(t *testing.T, abi int) {
+	needsLandlock(t, abi)
 	b := newBench(t, Options{LandlockABI: abi})
 	h, hits := outside(t, b.dir)
 	caught := countSignals(t)

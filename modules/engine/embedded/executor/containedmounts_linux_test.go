@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -83,11 +84,15 @@ func TestContainedMounts(t *testing.T) {
 		{Src: plainMount{other}, Selector: "file", Dest: "/in/file", Readonly: true},
 		{Src: tmpfsMount{}, Dest: "/scratch"},
 	}
+	crosses := "fails 18 "
+	if translatedHere() { // that it may not be changed is seen first
+		crosses = "fails 30 "
+	}
 	b.must(stepOpt{mounts: mounts}, script(
 		"expect /var/cache/kept old", "absent /var/cache/image", "write /var/cache/new fresh", "remove /var/cache/sub",
 		"expect /in/other/dir/file more", "refused /in/other/file", "refused /in/other/new", "expect /in/file content",
 		"fails 30 remove /in/other/dir/file", "fails 30 remove /in/other/nothing", "fails 16 remove /in/other", "fails 30 mkdir /in/other/sub", "fails 17 mkdir /in/other/dir",
-		"fails 30 move /in/other/file /in/other/moved", "fails 18 move /in/other/file /var/cache/moved", "write /var/cache/a x", "fails 18 move /var/cache/a /in/other/a", "remove /var/cache/a", "fails 16 move /etc/hosts /tmp/hosts",
+		"fails 30 move /in/other/file /in/other/moved", crosses+"move /in/other/file /var/cache/moved", "write /var/cache/a x", crosses+"move /var/cache/a /in/other/a", "remove /var/cache/a", "fails 16 move /etc/hosts /tmp/hosts",
 		"fails 18 link /in/other/file /var/cache/linked", "fails 30 chmod /in/other/file", "fails 30 chmod /in/other/../../in/other/file",
 		"cd /in/other", "fails 30 remove file", "fails 30 mkdir sub", "cd /", "mkdir /var/cache/sub", "remove /var/cache/sub",
 		"write /scratch/x y", "mode /scratch 1777", "write /dev/shm/x y", "write /dev/null y",
@@ -162,10 +167,14 @@ func TestContainedFittings(t *testing.T) {
 		t.Errorf("%d were made for steps that changed nothing", made())
 	}
 	before := made()
-	for _, line := range []string{
-		"write /dev/shm/left x", "write /proc/left x", "write /sys/left x", "chmod /dev/null", "write /proc/sys/kernel/hostname other",
-		"remove /dev/zero", "move /dev/zero /tmp/zero", "link /dev/null /tmp/null", "touch /dev/null", "write /sys/devices/left x",
-	} {
+	changes := []string{
+		"write /dev/shm/left x", "write /proc/left x", "write /sys/left x", "write /proc/sys/kernel/hostname other",
+		"remove /dev/zero", "write /sys/devices/left x",
+	}
+	if !translatedHere() { // to which these are the container's
+		changes = append(changes, "chmod /dev/null", "move /dev/zero /tmp/zero", "link /dev/null /tmp/null", "touch /dev/null")
+	}
+	for _, line := range changes {
 		b.must(stepOpt{}, script(line)...)
 		b.must(stepOpt{}, look...)
 		before++
@@ -199,8 +208,12 @@ func TestContainedMountsMoved(t *testing.T) {
 	cache := filepath.Join(b.dir, "cache")
 	writeTree(t, cache, map[string]string{"kept": "old"})
 	writeTree(t, b.root, map[string]string{"etc/hosts": "the image's hosts\n"})
+	hosts, name, null, zero := "move /etc/hosts /tmp/hosts", "link /etc/hostname /tmp/hostname", "link /dev/null /tmp/null", "move /dev/zero /tmp/zero"
+	if translatedHere() { // what something is mounted on, and the container's devices
+		hosts, name, null, zero = "fails 16 "+hosts, "fails 18 "+name, "fails 18 "+null, "fails 18 "+zero
+	}
 	b.must(stepOpt{mounts: []bkexec.Mount{{Src: plainMount{cache}, Dest: "/cache"}}}, script(
-		"move /etc/hosts /tmp/hosts", "link /etc/hostname /tmp/hostname", "link /dev/null /tmp/null", "move /dev/zero /tmp/zero",
+		hosts, name, null, zero,
 		"move /cache /tmp/stolen", "write /tmp/stolen/more x", "move /proc /tmp/proc", "write /tmp/real file",
 	)...)
 	if got := contentOf(t, filepath.Join(b.root, "etc/hosts")); got != "the image's hosts\n" {
@@ -217,6 +230,9 @@ func TestContainedMountsMoved(t *testing.T) {
 		if entries, err := os.ReadDir(filepath.Join(b.root, name)); err != nil || len(entries) > 0 {
 			t.Errorf("/%s: %v, %v", name, entries, err)
 		}
+	}
+	if translatedHere() {
+		return
 	}
 	// removed altogether
 	b.must(stepOpt{mounts: []bkexec.Mount{{Src: plainMount{cache}, Dest: "/cache"}}}, script("remove /etc", "remove /cache", "remove /dev")...)
@@ -382,13 +398,22 @@ func TestContainedSecret(t *testing.T) {
 		t.Errorf("the root changed:\n%s\nwas\n%s", after, before)
 	}
 	// a further name of it is empty at best
-	b.must(stepOpt{mounts: []bkexec.Mount{m}}, script("link /run/secrets/key /tmp/key")...)
-	if got := contentOf(t, filepath.Join(b.root, "tmp/key")); got == "secret" {
-		t.Error("the secret is in the layer")
+	if translatedHere() { // and there is none
+		b.must(stepOpt{mounts: []bkexec.Mount{m}}, script("fails 18 link /run/secrets/key /tmp/key")...)
+	} else {
+		b.must(stepOpt{mounts: []bkexec.Mount{m}}, script("link /run/secrets/key /tmp/key")...)
+		if got := contentOf(t, filepath.Join(b.root, "tmp/key")); got == "secret" {
+			t.Error("the secret is in the layer")
+		}
 	}
 	left, err := os.ReadDir(b.e.opt.Root)
+	left = slices.DeleteFunc(left, func(e os.DirEntry) bool { return translatedHere() && e.Name() == "programs" })
 	if err != nil || len(left) != 1 || left[0].Name() != "fittings" {
 		t.Errorf("left of steps: %v, %v", left, err)
+	}
+	steps, _ := filepath.Glob(filepath.Join(b.e.opt.Root, "programs", "step*"))
+	if len(steps) > 0 {
+		t.Errorf("programs of steps that have ended: %v", steps)
 	}
 }
 

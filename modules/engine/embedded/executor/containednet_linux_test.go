@@ -105,6 +105,7 @@ func TestContainedNetwork(t *testing.T) {
 }
 
 func testNetwork(t *testing.T, abi int) {
+	needsLandlock(t, abi)
 	g := newFakeGateway(t)
 	b := newBench(t, Options{GatewaySocket: g.socket, LandlockABI: abi})
 	for _, user := range []string{"", "1000:1000"} {

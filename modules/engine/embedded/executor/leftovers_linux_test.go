@@ -19,6 +19,8 @@ import (
 
 	bkexec "github.com/moby/buildkit/executor"
 	"golang.org/x/sys/unix"
+
+	"drydock/modules/engine/embedded/keeper"
 )
 
 // TestContainedLeftovers: what a step leaves running is gone when it ends.
@@ -131,7 +133,12 @@ func TestContainedEngineKilled(t *testing.T) {
 	b := newBench(t, Options{})
 	cmd := exec.CommandContext(t.Context(), "/proc/self/exe")
 	cmd.Args[0] = "probe-engine"
-	cmd.Env = append(os.Environ(), "ENGINE="+b.e.opt.Root, "ENGINE_ROOT="+b.root)
+	engine := b.e.opt.Root
+	if translatedHere() { // of which there is one, with programs of its own
+		engine += "-killed"
+		cmd.ExtraFiles = []*os.File{os.NewFile(launcherFD, "launcher")}
+	}
+	cmd.Env = append(os.Environ(), "ENGINE="+engine, "ENGINE_ROOT="+b.root)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -162,7 +169,11 @@ func TestContainedEngineKilled(t *testing.T) {
 
 // engineMain is an engine that runs one step for ever.
 func engineMain() int {
-	e, err := New(Options{Root: os.Getenv("ENGINE"), Tier: TierContainer})
+	o := Options{Root: os.Getenv("ENGINE"), Tier: TierContainer}
+	if translatedHere() {
+		o.Tier, o.Launcher = TierTranslated, keeper.NewLauncher(launcherFD)
+	}
+	e, err := New(o)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1

@@ -127,6 +127,9 @@ func TestContainedLinked(t *testing.T) {
 		name        string
 		user, owner int
 	}{{"root", 0, 0}, {"own", 1000, 1000}, {"of root", 1000, 0}} {
+		if translatedHere() && tc.user != 0 && tc.owner == 0 {
+			continue // users are not held apart there
+		}
 		outside, in := filepath.Join(b.dir, "out", tc.name), filepath.Join(b.root, "srv", tc.name)
 		prepare(outside, tc.owner)
 		prepare(in, tc.owner)

@@ -31,7 +31,9 @@ func (c call) id(n int) uint32 { return uint32(c.Args[n]) }
 func handlers() map[int]handler {
 	all := map[int]handler{
 		unix.SYS_FSTAT: {"fstat", nil, func(c call) notify.Response {
-			return c.stat(c.descriptor(c.fd(0)), c.Args[1])
+			f := c.in.meant(c.descriptor(c.fd(0)))
+			defer f.close()
+			return c.stat(f, c.Args[1])
 		}},
 		sysFstatat: {"newfstatat", nil, func(c call) notify.Response {
 			return c.statAt(c.fd(0), c.Args[1], c.Args[2], int(c.Args[3]))

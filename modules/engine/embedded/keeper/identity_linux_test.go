@@ -2,6 +2,7 @@ package keeper
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"testing"
@@ -272,6 +273,21 @@ func TestDescriptorName(t *testing.T) {
 }
 
 // Every call has a filter rule and every rule a call that exists here.
+func TestBelowDescriptor(t *testing.T) {
+	for name, want := range map[string]string{
+		"/proc/self/fd/15/shm": "15 shm", "/dev/fd/3//a/../b": "3 a/../b", "/proc/thread-self/fd/0/x": "0 x",
+		"/proc/self/fd/15": "", "/proc/self/fd/15/": "", "/proc/self/fd/x/y": "", "/proc/self/fd/-1/y": "", "/proc/12/fd/1/x": "",
+	} {
+		got := ""
+		if n, below, ok := belowDescriptor(name); ok {
+			got = fmt.Sprint(n, " ", below)
+		}
+		if got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+}
+
 func TestRulesCompile(t *testing.T) {
 	all := handlers()
 	if len(rules()) != len(all) {

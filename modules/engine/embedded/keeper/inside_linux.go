@@ -23,8 +23,9 @@ type Inside struct {
 	path     string   // of root, as the kernel says it
 	uid, gid uint32   // the real ones
 	special  Special
-	refuse   func(path string) unix.Errno
+	refuse   func(path string, entry bool) unix.Errno
 	devices  map[fileID]string
+	stand    standIns
 	ids      *identities
 	roots    *roots
 	table    map[int]handler
@@ -40,8 +41,9 @@ type fileID struct{ dev, ino uint64 }
 type InsideOptions struct {
 	Root    *os.File // the directory that is the processes' root
 	Special Special
-	// Refuse says why nothing at a path of the root may be changed; 0 when it may.
-	Refuse func(path string) unix.Errno
+	// Refuse says why nothing at a path of the root may be changed, or which file
+	// it names (entry); 0 when it may.
+	Refuse func(path string, entry bool) unix.Errno
 	// Devices are the files that stand for device nodes, by their name in the
 	// root, and the node that is meant.
 	Devices map[string]string
@@ -133,6 +135,16 @@ func (in *Inside) device(f file) (file, error) {
 	return ours(fd), err
 }
 
+// standsForDevice: the name is of a file that stands for a device node.
+func (in *Inside) standsForDevice(p place) bool {
+	var st unix.Stat_t
+	if len(in.devices) == 0 || unix.Fstatat(p.dir, p.base, &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
+		return false
+	}
+	_, ok := in.devices[fileID{st.Dev, st.Ino}]
+	return ok
+}
+
 // Inner is a path of ours as the processes see it; false when it is not below
 // their root.
 func (in *Inside) Inner(name string) (string, bool) {
@@ -167,7 +179,7 @@ func (c call) mayChange(f file) error {
 	if err != nil {
 		return nil //nolint:nilerr // it cannot be opened either
 	}
-	return c.mayChangeName(name)
+	return c.mayChangeName(name, false)
 }
 
 // mayChangeAt is mayChange for a name in an open directory.
@@ -179,15 +191,15 @@ func (c call) mayChangeAt(dir int, base string) error {
 	if err != nil {
 		return nil //nolint:nilerr // the same
 	}
-	return c.mayChangeName(strings.TrimSuffix(name, "/") + "/" + base)
+	return c.mayChangeName(strings.TrimSuffix(name, "/")+"/"+base, true)
 }
 
-func (c call) mayChangeName(name string) error {
+func (c call) mayChangeName(name string, entry bool) error {
 	inner, ok := c.in.Inner(name)
 	if !ok {
 		return nil
 	}
-	if errno := c.in.refuse(inner); errno != 0 {
+	if errno := c.in.refuse(inner, entry); errno != 0 {
 		return errno
 	}
 	return nil

@@ -296,20 +296,23 @@ func (c call) reopen(f file, flags int) notify.Response {
 	return notify.GiveFD(fd, flags&unix.O_CLOEXEC != 0)
 }
 
+// openPath is openat(2) with O_PATH. The kernel hands nobody a descriptor that is
+// a path only, so files and directories are opened to be read, which whoever has
+// them can do in any case. Links and special files have one that stands for them.
 func (c call) openPath(f file, kind uint32, flags int) notify.Response {
 	if flags&unix.O_DIRECTORY != 0 && kind != unix.S_IFDIR {
 		return notify.Errno(unix.ENOTDIR)
 	}
-	if f.fd >= 0 { // which is closed before the answer is given
-		fd, err := unix.FcntlInt(uintptr(f.fd), unix.F_DUPFD_CLOEXEC, 0)
-		if err != nil {
-			return failure(err)
-		}
-		return notify.GiveFD(fd, flags&unix.O_CLOEXEC != 0)
+	var fd int
+	var err error
+	switch kind {
+	case unix.S_IFDIR, unix.S_IFREG, unix.S_IFCHR:
+		fd, err = unix.Open(f.path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
+	default:
+		fd, err = c.in.standFor(f)
 	}
-	fd, err := unix.Open(f.path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return failure(err)
+		return failure(f.why(err))
 	}
 	return notify.GiveFD(fd, flags&unix.O_CLOEXEC != 0)
 }

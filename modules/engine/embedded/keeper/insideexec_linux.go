@@ -24,6 +24,35 @@ func (in *Inside) Find(pid int, dir int32, name string, flags int) (int, error) 
 	return fd, nil
 }
 
+// Made records whose a socket is that was bound in a directory, opened with
+// O_PATH, for a process, and gives it the mode it would have.
+func (in *Inside) Made(pid, dir int, base string) error {
+	c := call{Request: &notify.Request{PID: pid}, ids: in.ids, roots: in.roots, in: in}
+	n, err := c.newFile(dir, base, unix.S_IFSOCK|0o777)
+	if err == nil {
+		err = unix.Fchmodat(dir, base, n.mode&0o7777, 0)
+	}
+	if err != nil {
+		return err
+	}
+	return n.recordAt(dir, base)
+}
+
+// MayMake says why a process may not make a file in a directory.
+func (in *Inside) MayMake(pid, dir int, base string) error {
+	c := call{Request: &notify.Request{PID: pid}, ids: in.ids, roots: in.roots, in: in}
+	_, err := c.newFile(dir, base, unix.S_IFSOCK|0o777)
+	return err
+}
+
+// May says whether a process may read (4), write (2) or execute (1) a file,
+// which Find opened, as the user it was made.
+func (in *Inside) May(pid, fd int, want uint32) bool {
+	c := call{Request: &notify.Request{PID: pid}, ids: in.ids, roots: in.roots, in: in}
+	l, err := c.look(file{path: ours(fd).path, fd: -1})
+	return err == nil && in.ids.of(pid).may(l, want)
+}
+
 // Executable says whether a process may execute the file, which Find opened.
 func (in *Inside) Executable(pid, fd int) error {
 	c := call{Request: &notify.Request{PID: pid}, ids: in.ids, roots: in.roots, in: in}

@@ -139,6 +139,9 @@ func (c call) rename(fromDir int32, from uint64, toDir int32, to uint64, flags u
 	if a.base == "" || b.base == "" {
 		return notify.Errno(unix.EBUSY)
 	}
+	if c.in.standsForDevice(a) || c.in.standsForDevice(b) {
+		return notify.Errno(unix.EXDEV) // it is in no file system of the step's
+	}
 	if err := unix.Renameat2(a.dir, a.base, b.dir, b.base, flags); err != nil {
 		return failure(err)
 	}
@@ -164,6 +167,9 @@ func (c call) link(fromDir int32, from uint64, toDir int32, to uint64, flags int
 	defer b.close()
 	if b.base == "" {
 		return notify.Errno(unix.EEXIST)
+	}
+	if c.mayChange(f) != nil {
+		return notify.Errno(unix.EXDEV) // it is mounted, read-only
 	}
 	if err := unix.Linkat(cwd, f.path, b.dir, b.base, unix.AT_SYMLINK_FOLLOW); err != nil {
 		return failure(f.why(err))

@@ -75,11 +75,11 @@ func (c call) find(dir int32, name string, flags int) (file, error) {
 			fd, err := c.open(dir, ".", unix.O_PATH|unix.O_CLOEXEC)
 			return ours(fd), err
 		}
-		return c.descriptor(dir), nil
+		return c.in.meant(c.descriptor(dir)), nil
 	}
 	if flags&unix.AT_SYMLINK_NOFOLLOW == 0 {
 		if n, ok := descriptorName(name); ok {
-			return c.descriptor(n), nil
+			return c.in.meant(c.descriptor(n)), nil
 		}
 	}
 	if c.in != nil && c.in.special != nil {
@@ -118,9 +118,25 @@ func descriptorName(name string) (int32, bool) {
 	return 0, false
 }
 
+// belowDescriptor is what a path names below one of one's own descriptors.
+func belowDescriptor(name string) (n int32, below string, ok bool) {
+	for _, prefix := range []string{"/proc/self/fd/", "/dev/fd/", "/proc/thread-self/fd/"} {
+		if rest, ok := strings.CutPrefix(name, prefix); ok {
+			number, below, _ := strings.Cut(rest, "/")
+			n, err := strconv.ParseInt(number, 10, 32)
+			below = strings.TrimLeft(below, "/")
+			return int32(n), below, err == nil && n >= 0 && below != ""
+		}
+	}
+	return 0, "", false
+}
+
 // open opens a path as the caller would, but through no magic link of /proc:
 // that of another process might lead out of the caller's root.
 func (c call) open(dir int32, name string, flags uint64) (int, error) {
+	if n, below, ok := belowDescriptor(name); ok {
+		dir, name = n, below
+	}
 	if !strings.HasPrefix(name, "/") {
 		from := c.descriptor(dir)
 		base, err := unix.Open(from.path, unix.O_PATH|unix.O_CLOEXEC, 0)

@@ -11,9 +11,9 @@ import (
 
 // program is what a thread is about to execute.
 type program struct {
-	name   string // as it was called: AT_EXECFN
-	inner  string // what /proc/PID/exe is, as the step sees it
-	script *script
+	name    string   // as it was called: AT_EXECFN
+	inner   string   // what /proc/PID/exe is, as the step sees it
+	scripts []script // the first names the second, and so on
 }
 
 // script is a program that its first line names another for.
@@ -41,7 +41,7 @@ func (t *tracer) execute(k *tracee, regs *registers, dir int32, addr uint64, fla
 		name = inner
 	}
 	p := &program{name: name, inner: inner}
-	outside, err := t.prepare(k, p, fd, inner)
+	outside, err := t.prepare(k, p, fd, inner, 0)
 	if err != nil {
 		return err
 	}
@@ -94,14 +94,23 @@ func (t *tracer) executable(k *tracee, dir int32, name string, flags int) (fd in
 // maxLine is how much of a script the kernel looks at.
 const maxLine = 255
 
-// prepare gives the path by which the kernel executes the program.
-func (t *tracer) prepare(k *tracee, p *program, fd int, inner string) (string, error) {
+// maxScripts is how many scripts in a row the kernel takes, each of which names
+// the next (exec_binprm).
+const maxScripts = 5
+
+// prepare gives the path by which the kernel executes the program, which depth
+// scripts led to.
+func (t *tracer) prepare(k *tracee, p *program, fd int, inner string, depth int) (string, error) {
 	start, err := startOf(fd)
 	if err != nil {
 		return "", err
 	}
 	if !bytes.HasPrefix(start, []byte("#!")) {
+		p.inner = inner
 		return t.w.programs.path(t, k, fd, path.Base(inner))
+	}
+	if depth == maxScripts {
+		return "", unix.ELOOP
 	}
 	s, err := scriptOf(start)
 	if err != nil {
@@ -112,18 +121,11 @@ func (t *tracer) prepare(k *tracee, p *program, fd int, inner string) (string, e
 		return "", err
 	}
 	defer unix.Close(in)
-	start, err = startOf(in)
+	p.scripts = append(p.scripts, *s)
+	interpreter, err := t.prepare(k, p, in, innerOf, depth+1)
 	if err != nil {
 		return "", err
 	}
-	if bytes.HasPrefix(start, []byte("#!")) {
-		return "", unix.ELOOP // a script of a script: no program needs it
-	}
-	interpreter, err := t.w.programs.path(t, k, in, path.Base(innerOf))
-	if err != nil {
-		return "", err
-	}
-	p.script, p.inner = s, innerOf
 	return t.w.programs.stub(interpreter, s.line, path.Base(inner))
 }
 
@@ -151,11 +153,11 @@ func scriptOf(start []byte) (*script, error) {
 }
 
 // strings are what is written into the room of the new program: its name, and
-// of a script what its arguments shall be.
+// of scripts what its arguments shall be.
 func (p *program) strings() []byte {
 	b := append([]byte(p.name), 0)
-	if p.script != nil {
-		b = append(append(b, p.script.interpreter...), 0)
+	for _, s := range p.scripts {
+		b = append(append(b, s.interpreter...), 0)
 	}
 	return b
 }
@@ -188,23 +190,34 @@ func (t *tracer) executed(k *tracee) {
 }
 
 // rename gives a script's interpreter the arguments that it would have: the
-// kernel was shown other names.
+// kernel was shown other names. Of scripts that name one another it is the last
+// one's interpreter that is executed, with the argument of that, its name, the
+// argument of the one before, and so on.
 func (t *tracer) rename(k *tracee, p *program, room uint64) bool {
-	if p.script == nil {
+	if len(p.scripts) == 0 {
 		return true
 	}
 	regs, err := getRegisters(k.tid)
 	if err != nil {
 		return false
 	}
-	name := 1
-	if p.script.argument {
-		name = 2
-	}
 	var word [8]byte
 	put := func(i int, v uint64) bool { // behind argc
 		binary.NativeEndian.PutUint64(word[:], v)
 		return writeMemory(k.tid, regs.stack()+8*uint64(1+i), word[:])
 	}
-	return put(0, room+uint64(len(p.name))+1) && put(name, room)
+	names := []uint64{room} // of the scripts and, at the end, of what is executed
+	for at, text := room+uint64(len(p.name))+1, p.scripts; len(text) > 0; text = text[1:] {
+		names = append(names, at)
+		at += uint64(len(text[0].interpreter)) + 1
+	}
+	ok, i := put(0, names[len(names)-1]), 1
+	for n := len(p.scripts) - 1; n >= 0; n-- {
+		if p.scripts[n].argument {
+			i++
+		}
+		ok = ok && put(i, names[n])
+		i++
+	}
+	return ok
 }

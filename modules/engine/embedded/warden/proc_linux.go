@@ -248,12 +248,15 @@ func ownDirectory(pid int) (int, unix.Errno) {
 // socket of ours, only what ps looks at is shown. What it starts has its memory
 // until it executes a program.
 func (w *Warden) directoryOf(a asked) (int, unix.Errno) {
-	if w.translates() && !slices.Contains([]string{"cmdline", "comm", "stat", "statm", "status"}, a.rest) {
-		if _, ok := w.tracer.programOf(tgidOf(a.pid)); !ok {
-			return -1, unix.EACCES
-		}
+	dir, errno := ownDirectory(a.pid)
+	if errno != 0 || !w.translates() || slices.Contains([]string{"cmdline", "comm", "stat", "statm", "status"}, a.rest) {
+		return dir, errno
 	}
-	return ownDirectory(a.pid)
+	if _, ok := w.tracer.programOf(tgidOf(a.pid)); !ok {
+		unix.Close(dir)
+		return -1, unix.EACCES
+	}
+	return dir, 0
 }
 
 // openProc opens a file of a process of the step: never a directory of /proc,

@@ -73,13 +73,11 @@ func (t *tracer) started(pid int) bool {
 func (t *tracer) follow(pid int, seized chan<- error) {
 	runtime.LockOSThread() // only one thread may trace
 	defer runtime.UnlockOSThread()
-	_, _, errno := unix.Syscall6(unix.SYS_PTRACE, traceSeize, uintptr(pid), 0, traceOptions, 0, 0)
-	if errno != 0 {
-		seized <- errno
+	t.starter = pid
+	if err := t.seize(pid); err != nil {
+		seized <- err
 		return
 	}
-	t.starter = pid
-	t.tasks[pid] = &tracee{tid: pid, tgid: pid, known: true, space: &space{}}
 	seized <- nil
 	for {
 		var ws unix.WaitStatus
@@ -92,6 +90,34 @@ func (t *tracer) follow(pid int, seized chan<- error) {
 		}
 		t.event(tid, ws)
 	}
+}
+
+// seize traces every thread that a process has: its runtime may have started
+// some, and what an untraced one starts is not traced.
+func (t *tracer) seize(pid int) error {
+	memory := &space{}
+	for found := true; found; {
+		found = false
+		threads, err := os.ReadDir("/proc/" + strconv.Itoa(pid) + "/task")
+		if err != nil {
+			return err
+		}
+		for _, e := range threads {
+			tid, err := strconv.Atoi(e.Name())
+			if err != nil || t.tasks[tid] != nil {
+				continue
+			}
+			_, _, errno := unix.Syscall6(unix.SYS_PTRACE, traceSeize, uintptr(tid), 0, traceOptions, 0, 0)
+			switch {
+			case errno == 0:
+				t.tasks[tid] = &tracee{tid: tid, tgid: pid, known: true, space: memory}
+				found = true
+			case tid == pid: // another thread may have ended, or is traced since one that is started it
+				return errno
+			}
+		}
+	}
+	return nil
 }
 
 func (t *tracer) event(tid int, ws unix.WaitStatus) {

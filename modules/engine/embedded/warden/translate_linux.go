@@ -97,9 +97,12 @@ func (w *Warden) translated() (err error) {
 }
 
 // readOnly says why a path of the step may not be changed.
-func (w *Warden) readOnly(name string) unix.Errno {
+func (w *Warden) readOnly(name string, entry bool) unix.Errno {
 	below := func(dir string) bool { return name == dir || strings.HasPrefix(name, strings.TrimSuffix(dir, "/")+"/") }
 	for _, p := range w.config.Fixed {
+		if entry && name == p.Path {
+			return unix.EBUSY // as what something is mounted on
+		}
 		if below(p.Path) {
 			return unix.EROFS
 		}

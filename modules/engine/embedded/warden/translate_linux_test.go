@@ -140,7 +140,8 @@ func probeRoot(t *testing.T) string {
 		t.Fatal(err)
 	}
 	for name, content := range map[string]string{
-		"bin/probe": string(program), "dev/null": "", "etc/inside": "inside\n", "bin/script": "#!/bin/probe said so\n", "../outside": "outside\n",
+		"bin/probe": string(program), "dev/null": "", "etc/inside": "inside\n", "bin/script": "#!/bin/probe said so\n",
+		"bin/chain2": "#! /bin/script and more\n", "bin/chain3": "#!/bin/chain2\n", "bin/loop": "#!/bin/loop\n", "../outside": "outside\n",
 	} {
 		if err := os.WriteFile(filepath.Join(root, name), []byte(content), 0o755); err != nil {
 			t.Fatal(err)

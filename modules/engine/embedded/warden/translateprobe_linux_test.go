@@ -77,6 +77,7 @@ func probePaths() error {
 	fd, err := unix.Openat(dir, "../c", unix.O_RDONLY, 0)
 	out = append(out, expect("openat", err, fd > 0, true))
 	out = append(out, unix.Fchdir(dir), expect("exclusive", nil, unix.Mkdir("/etc", 0o755), unix.EEXIST))
+	out = append(out, probeOnlyPaths())
 	entries, err := os.ReadDir(".")
 	out = append(out, expect("readdir", err, len(entries), 1), os.Remove("b"), os.Chdir(".."))
 	f, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
@@ -87,6 +88,37 @@ func probePaths() error {
 	out = append(out, err, expect("device", unix.Stat("/dev/null", &st), st.Mode&unix.S_IFMT, unix.S_IFCHR))
 	exe, err := os.Readlink("/proc/self/exe")
 	return errors.Join(append(out, expect("own program", err, exe, "/bin/probe"))...)
+}
+
+// probeOnlyPaths: descriptors that are a path only are what C libraries change
+// modes by and what is looked at link by link.
+func probeOnlyPaths() error {
+	var out []error
+	for name, want := range map[string]uint32{"/tmp/made/sub": unix.S_IFDIR, "/tmp/made/c": unix.S_IFREG, "/tmp/made/l": unix.S_IFLNK, "/dev/null": unix.S_IFCHR} {
+		fd, err := unix.Open(name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != nil {
+			out = append(out, fmt.Errorf("opening %s as a path: %w", name, err))
+			continue
+		}
+		var st, at unix.Stat_t
+		err = errors.Join(unix.Fstat(fd, &st), unix.Fstatat(fd, "", &at, unix.AT_EMPTY_PATH))
+		out = append(out, expect("kind of "+name, err, []uint32{st.Mode & unix.S_IFMT, at.Mode & unix.S_IFMT}, []uint32{want, want}))
+		own := fmt.Sprintf("/proc/self/fd/%d", fd)
+		switch want {
+		case unix.S_IFREG:
+			out = append(out, unix.Chmod(own, 0o640), expect("mode", unix.Fstat(fd, &st), st.Mode&0o777, 0o640))
+		case unix.S_IFLNK:
+			b := make([]byte, 64)
+			n, err := unix.Readlinkat(fd, "", b)
+			out = append(out, expect("where it leads", err, string(b[:max(n, 0)]), "/tmp/made/c"))
+		case unix.S_IFDIR:
+			in, err := unix.Openat(fd, "b", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+			out = append(out, err)
+			unix.Close(in)
+		}
+		unix.Close(fd)
+	}
+	return errors.Join(out...)
 }
 
 func probeOwners() error {
@@ -109,6 +141,10 @@ func probeProcesses() error {
 	out := []error{expect("a child", err, string(b), "[/bin/probe child]\n")}
 	b, err = exec.Command("/bin/script", "more").CombinedOutput()
 	out = append(out, expect("a script", err, string(b), "[/bin/probe said so /bin/script more]\n"))
+	b, err = exec.Command("/bin/chain3", "more").CombinedOutput()
+	out = append(out, expect("a script of a script of a script", err, string(b), "[/bin/probe said so /bin/script and more /bin/chain2 /bin/chain3 more]\n"))
+	err = exec.Command("/bin/loop").Run()
+	out = append(out, expect("a script that names itself", nil, errors.Is(err, unix.ELOOP), true))
 	c := exec.Command("./probe", "relative")
 	c.Dir = "/bin"
 	c.Args[0] = "/bin/probe"

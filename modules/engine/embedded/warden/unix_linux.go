@@ -82,6 +82,9 @@ func (w *Warden) connectPath(r *notify.Request, e *endpoint, a address) unix.Err
 		return errno
 	}
 	defer unix.Close(fd)
+	if w.translates() && !w.files.May(r.PID, fd, 2) { // to the kernel they all are one user
+		return unix.EACCES
+	}
 	return errnoOrNone(unix.Connect(e.fd, &unix.SockaddrUnix{Name: descriptorPath(fd)}))
 }
 
@@ -158,8 +161,16 @@ func (w *Warden) bindPath(r *notify.Request, e *endpoint, a address) unix.Errno 
 		return errno
 	}
 	defer unix.Close(dir)
+	if w.translates() {
+		if err := w.files.MayMake(r.PID, dir, base); err != nil {
+			return errnoOf(err)
+		}
+	}
 	if err := unix.Bind(e.fd, &unix.SockaddrUnix{Name: descriptorPath(dir) + "/" + base}); err != nil {
 		return errnoOf(err)
+	}
+	if w.translates() {
+		return errnoOrNone(w.files.Made(r.PID, dir, base))
 	}
 	_ = unix.Fchmodat(dir, base, 0o777&^who.umask, 0)
 	return 0
