@@ -329,13 +329,17 @@ func tgz(t *testing.T, files map[string]string) []byte {
 	return b.Bytes()
 }
 
+// dsc is a source package's control file, signed in itself.
+const dsc = "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\nFormat: 3.0 (quilt)\nSource: hello\nBinary: hello\nVersion: 1\nChecksums-Sha1:\n 0123 9 hello_1.orig.tar.xz\n" +
+	"Checksums-Sha256:\n 0123 9 hello_1.orig.tar.xz\nBuild-Depends: x,\n y\nFiles:\n 0123 9 hello_1.orig.tar.xz\n\n-----BEGIN PGP SIGNATURE-----\nabc\n-----END PGP SIGNATURE-----\n"
+
 // TestMadeIndex: the mirror has replaced the index a lock names and still has
 // the lock's packages: steps get an index of these alone.
 func TestMadeIndex(t *testing.T) {
 	w := standard(t)
 	files := map[string][]byte{
 		"debian/pool/main/h/hello/hello_1_amd64.deb": realDeb(t, "hello", "1", "amd64"), "debian/pool/main/d/data/data_2_all.deb": realDeb(t, "data", "2", "all"),
-		"debian/pool/main/h/hello/hello_1_arm64.deb": realDeb(t, "hello", "1", "arm64"),
+		"debian/pool/main/h/hello/hello_1_arm64.deb": realDeb(t, "hello", "1", "arm64"), "debian/pool/main/h/hello/hello_1.dsc": []byte(dsc),
 	}
 	l := &lockfile.Lock{Epoch: 1700000000, Materials: []lockfile.Material{
 		{Ecosystem: Debian, Path: "debian/dists/bookworm/InRelease", Digest: digest([]byte("of yesterday")), Size: 12},
@@ -343,6 +347,7 @@ func TestMadeIndex(t *testing.T) {
 		{Ecosystem: Debian, Path: "debian-security/dists/bookworm-security/main/binary-amd64/by-hash/SHA256/" + digest([]byte("list3")).Hex(), Digest: digest([]byte("list3")), Size: 5},
 		{Ecosystem: Debian, Path: "debian/dists/bookworm/main/binary-amd64/by-hash/SHA256/" + digest([]byte("list")).Hex(), Digest: digest([]byte("list")), Size: 4},
 		{Ecosystem: Debian, Path: "debian/dists/bookworm/main/binary-arm64/by-hash/SHA256/" + digest([]byte("list2")).Hex(), Digest: digest([]byte("list2")), Size: 5},
+		{Ecosystem: Debian, Path: "debian/dists/bookworm/main/source/by-hash/SHA256/" + digest([]byte("list4")).Hex(), Digest: digest([]byte("list4")), Size: 5},
 	}}
 	for path, b := range files {
 		w.files.set("/"+path, b)
@@ -369,6 +374,14 @@ func TestMadeIndex(t *testing.T) {
 	}
 	if _, got := get(t, c, gatewayAt+"/debian/debian/"+packages[1].Filename); got != string(files["debian/pool/main/h/hello/hello_1_amd64.deb"]) || packages[1].SHA256 != hexsum([]byte(got)) {
 		t.Errorf("the package the list names: %q", got)
+	}
+	_, sources := get(t, c, suite+"main/source/Sources")
+	if !strings.Contains(release, " "+hexsum([]byte(sources))+" "+fmt.Sprint(len(sources))+" main/source/Sources\n") {
+		t.Errorf("the release names other sources: %s", release)
+	}
+	if want := "Format: 3.0 (quilt)\nPackage: hello\nBinary: hello\nVersion: 1\nChecksums-Sha256:\n " + hexsum([]byte(dsc)) + fmt.Sprintf(" %d hello_1.dsc\n", len(dsc)) +
+		" 0123 9 hello_1.orig.tar.xz\nBuild-Depends: x,\n y\nDirectory: pool/main/h/hello\n\n"; sources != want {
+		t.Errorf("%q\nwant %q", sources, want)
 	}
 	if resp, _ := get(t, c, suite+"main/binary-amd64/Packages.xz"); resp.StatusCode != http.StatusNotFound {
 		t.Errorf("what is not made: %s", resp.Status)

@@ -15,8 +15,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"drydock/modules/mirror/debian/deb"
 )
 
@@ -105,7 +103,7 @@ func (g *Gateway) makeIndex(ctx context.Context, s *lockSet, suite string, made 
 		case !ok:
 		case strings.HasPrefix(asked, suite+"/"):
 			index = append(index, asked)
-		case strings.HasPrefix(asked, archive+"/") && strings.HasSuffix(asked, ".deb"):
+		case strings.HasPrefix(asked, archive+"/") && (strings.HasSuffix(asked, ".deb") || isDsc(asked)):
 			packages = append(packages, asked)
 		}
 	}
@@ -114,22 +112,19 @@ func (g *Gateway) makeIndex(ctx context.Context, s *lockSet, suite string, made 
 	if g.haveAll(ctx, s, index) {
 		return
 	}
+	parts := partsOf(index, suite)
 	stanzas := make([]stanza, len(packages))
-	group, gctx := errgroup.WithContext(ctx)
-	group.SetLimit(4)
-	for i, asked := range packages {
-		group.Go(func() error {
-			blob, err := g.pinnedBlob(gctx, s, Debian, asked)
-			if err == nil {
-				stanzas[i], err = stanzaOf(blob, strings.TrimPrefix(asked, archive+"/"))
-			}
-			if err != nil {
-				return &madeError{asked, err}
-			}
-			return nil
-		})
-	}
-	if err := group.Wait(); err != nil {
+	err := g.eachFile(ctx, s, Debian, packages, func(i int, asked string, b Blob) (err error) {
+		read := stanzaOf
+		if isDsc(asked) {
+			read = sourceOf
+		}
+		if stanzas[i], err = read(b, strings.TrimPrefix(asked, archive+"/")); err != nil {
+			return &madeError{asked, err}
+		}
+		return nil
+	})
+	if err != nil {
 		var e *madeError
 		if errors.As(err, &e) {
 			made.pin, made.err = e.asked, e.err
@@ -137,7 +132,7 @@ func (g *Gateway) makeIndex(ctx context.Context, s *lockSet, suite string, made 
 		return
 	}
 	g.logf("%s: the index of %s that %s names is served no more; steps get one of its %d packages, which apt cannot authenticate and the lock does", Debian, suite, s.file, len(packages))
-	made.files = indexOf(path.Base(suite), time.Unix(s.epoch, 0), partsOf(index, suite), stanzas)
+	made.files = indexOf(path.Base(suite), time.Unix(s.epoch, 0), parts, stanzas)
 }
 
 type madeError struct {
@@ -207,8 +202,60 @@ func stanzaOf(blob Blob, rel string) (stanza, error) {
 	return out, nil
 }
 
+// ofSource is the architecture of a stanza, or a list, of sources.
+const ofSource = "source"
+
+func isDsc(asked string) bool { return strings.HasSuffix(asked, ".dsc") }
+
+// sourceOf makes a source package's stanza of its control file, which is signed in
+// itself (Debian policy 5.4): the Source is the Package, and the file itself is
+// one more of those it lists.
+func sourceOf(blob Blob, rel string) (stanza, error) {
+	text, err := os.ReadFile(blob.Path)
+	if err != nil {
+		return stanza{}, err
+	}
+	if _, signed, ok := bytes.Cut(text, []byte("-----BEGIN PGP SIGNED MESSAGE-----")); ok {
+		_, text, _ = bytes.Cut(signed, []byte("\n\n"))
+		text, _, _ = bytes.Cut(text, []byte("-----BEGIN PGP SIGNATURE-----"))
+	}
+	own := fmt.Sprintf(" %s %d %s\n", blob.Material.Digest.Hex(), blob.Material.Size, path.Base(rel))
+	var out bytes.Buffer
+	skip, named, listed := false, false, false
+	for line := range bytes.Lines(append(bytes.TrimSpace(text), '\n')) {
+		field, _, ok := bytes.Cut(line, []byte(":"))
+		if ok && len(line) > 0 && line[0] != ' ' && line[0] != '\t' {
+			skip = bytes.Equal(field, []byte("Files")) || bytes.Equal(field, []byte("Checksums-Sha1"))
+			switch string(field) {
+			case "Source":
+				line = append([]byte("Package"), line[len(field):]...)
+				named = true
+			case "Checksums-Sha256":
+				line = []byte("Checksums-Sha256:\n" + own)
+				listed = true
+			}
+		}
+		if !skip {
+			out.Write(line)
+		}
+	}
+	if !named || !listed {
+		return stanza{}, errors.New("it is no control file of a source package")
+	}
+	fmt.Fprintf(&out, "Directory: %s\n\n", path.Dir(rel))
+	return stanza{arch: ofSource, text: out.Bytes()}, nil
+}
+
 // part is one list of packages of a suite.
 type part struct{ component, arch string }
+
+// file is where it is below the suite.
+func (p part) file() string {
+	if p.arch == ofSource {
+		return p.component + "/source/Sources"
+	}
+	return p.component + "/binary-" + p.arch + "/Packages"
+}
 
 // partsOf are the lists whose files a lock names, below a suite.
 func partsOf(index []string, suite string) []part {
@@ -216,6 +263,10 @@ func partsOf(index []string, suite string) []part {
 	for _, asked := range index {
 		component, rest, _ := strings.Cut(strings.TrimPrefix(asked, suite+"/"), "/binary-")
 		arch, _, ok := strings.Cut(rest, "/")
+		if below := strings.TrimPrefix(asked, suite+"/"); strings.Contains(below, "/source/") {
+			component, _, ok = strings.Cut(below, "/source/")
+			arch = ofSource
+		}
 		if p := (part{component, arch}); ok && arch != "all" && !slices.Contains(out, p) {
 			out = append(out, p)
 		}
@@ -231,15 +282,17 @@ func indexOf(suite string, at time.Time, parts []part, stanzas []stanza) map[str
 	for _, p := range parts {
 		var list []byte
 		for _, s := range stanzas {
-			if s.arch == p.arch || s.arch == "all" {
+			if s.arch == p.arch || s.arch == "all" && p.arch != ofSource {
 				list = append(list, s.text...)
 			}
 		}
-		name := p.component + "/binary-" + p.arch + "/Packages"
+		name := p.file()
 		files[name] = list
 		sum := sha256.Sum256(list)
 		fmt.Fprintf(&sums, " %s %d %s\n", hex.EncodeToString(sum[:]), len(list), name)
-		components, archs = append(components, p.component), append(archs, p.arch)
+		if components = append(components, p.component); p.arch != ofSource {
+			archs = append(archs, p.arch)
+		}
 	}
 	slices.Sort(components)
 	slices.Sort(archs)
