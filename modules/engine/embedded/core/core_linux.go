@@ -34,9 +34,9 @@ import (
 	stepexec "drydock/modules/engine/embedded/executor"
 )
 
-// historyEntries is how many builds the controller remembers: nobody asks for
-// them, a few help to look into a failure.
-const historyEntries = 20
+// historyEntries is how many builds the controller remembers: none, since nobody
+// asks for them and writing one takes as long as a build in which nothing changed.
+const historyEntries = 0
 
 // stack closes what was opened, last first.
 type stack []func() error

@@ -203,3 +203,33 @@ func hostile(t *testing.T, c *Child, root string) {
 		t.Errorf("the engine shows:\n%s", out.Logs)
 	}
 }
+
+// A build in which nothing changed leaves nothing: what is kept of each makes
+// the next slower.
+func TestNothingKeptOfBuilds(t *testing.T) {
+	needT1(t)
+	state := filepath.Join(t.TempDir(), "engine")
+	root := busyboxRoot(t)
+	c := startChild(t, ChildConfig{Root: state})
+	build := func() {
+		t.Helper()
+		wantLogs(t, do(t, c.Socket, task{Dir: root, Steps: []stepSpec{sh("echo made > /made")}}))
+	}
+	files := func() (n int) {
+		t.Helper()
+		err := filepath.WalkDir(state, func(string, os.DirEntry, error) error { n++; return nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	build()
+	build()
+	before := files()
+	for range 10 {
+		build()
+	}
+	if after := files(); after > before+3 {
+		t.Errorf("%d files before, %d after ten builds", before, after)
+	}
+}
