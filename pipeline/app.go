@@ -124,14 +124,11 @@ func needsSubVerb(c *cli.Context) error {
 }
 
 func usageError(c *cli.Context, err error, _ bool) error {
-	name := ""
-	if c.Command != nil {
-		name = c.Command.Name
+	name := c.App.Name
+	if c.Command != nil && c.Command.HelpName != "" {
+		name = c.Command.HelpName // with the verbs it belongs to
 	}
-	return &artifact.Error{
-		Kind: artifact.KindUsage, Op: "reading command line", Err: err,
-		Remedy: strings.TrimSpace("see drydock "+name) + " --help",
-	}
+	return &artifact.Error{Kind: artifact.KindUsage, Op: "reading command line", Err: err, Remedy: "see " + name + " --help"}
 }
 
 func unknownVerb(app *cli.App, name string) error {
