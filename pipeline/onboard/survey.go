@@ -105,40 +105,45 @@ func (p *Proposal) bases(c *catalog.Catalog, img *Image, at func(int) string) bo
 			img.Choices = append(img.Choices, m[1])
 			continue
 		}
+		b := p.base(c, img, r)
+		if place := at(r.Line); !slices.Contains(b.Places, place) {
+			b.Places = append(b.Places, place)
+		}
 		want := wanted(img.file, r)
-		i := slices.IndexFunc(p.Bases, func(b Base) bool { return b.Ref == r.Ref })
-		if i < 0 {
-			b := Base{Ref: r.Ref, Argument: argumentOf(img.file, r)}
-			if found, err := c.Resolve(r.Ref); err == nil {
-				if b.Base = found.Base; b.Base == "" {
-					b.Base = found.Image
-				}
-			} else {
-				b.File, b.Propose = proposeBase(c, want)
-				b.Upstream = strings.Contains(b.Propose, "\nkind: oci\n")
-			}
-			if is, ok := c.Base(b.Base); ok && is.Kind == "oci" {
-				b.Upstream = true
-			}
-			p.Bases = append(p.Bases, b)
-			i = len(p.Bases) - 1
-		}
-		if place := at(r.Line); !slices.Contains(p.Bases[i].Places, place) {
-			p.Bases[i].Places = append(p.Bases[i].Places, place)
-		}
-		if file, more := want.lacking(c, p.Bases[i].Base); more != "" {
-			p.Bases[i].File, p.Bases[i].Propose = file, more
+		if file, more := want.lacking(c, b.Base); more != "" {
+			b.File, b.Propose = file, more
 			img.Problems = append(img.Problems, Problem{
-				at(r.Line), p.Bases[i].Base + " stands for " + r.Ref + " and has not all that RUN calls: " + strings.Join(want.programs, ", "),
+				at(r.Line), b.Base + " stands for " + r.Ref + " and has not all that RUN calls: " + strings.Join(want.programs, ", "),
 				"add to " + file + ": " + strings.TrimSpace(more),
 			})
 		}
-		if m := onlyArgument.FindStringSubmatch(argumentOf(img.file, r)); m != nil && p.Bases[i].Base == "" && !slices.Contains(img.Choices, m[1]) {
+		if m := onlyArgument.FindStringSubmatch(argumentOf(img.file, r)); m != nil && b.Base == "" && !slices.Contains(img.Choices, m[1]) {
 			img.Choices = append(img.Choices, m[1])
 		}
-		ready = ready && p.Bases[i].Base != "" && !(p.Bases[i].Upstream && p.noImages)
+		ready = ready && b.Base != "" && !(b.Upstream && p.noImages)
 	}
 	return ready
+}
+
+// base is what is known of a reference, found out when it is the first time.
+func (p *Proposal) base(c *catalog.Catalog, img *Image, r dockerfile.BaseRef) *Base {
+	if i := slices.IndexFunc(p.Bases, func(b Base) bool { return b.Ref == r.Ref }); i >= 0 {
+		return &p.Bases[i]
+	}
+	b := Base{Ref: r.Ref, Argument: argumentOf(img.file, r)}
+	if found, err := c.Resolve(r.Ref); err == nil {
+		if b.Base = found.Base; b.Base == "" {
+			b.Base = found.Image
+		}
+	} else {
+		b.File, b.Propose = proposeBase(c, wanted(img.file, r))
+		b.Upstream = strings.Contains(b.Propose, "\nkind: oci\n")
+	}
+	if is, ok := c.Base(b.Base); ok && is.Kind == "oci" {
+		b.Upstream = true
+	}
+	p.Bases = append(p.Bases, b)
+	return &p.Bases[len(p.Bases)-1]
 }
 
 var onlyArgument = regexp.MustCompile(`^\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?$`)

@@ -17,14 +17,14 @@ import (
 // account tools leave.
 func drift(e entry) bool {
 	dir, base := path.Split(e.path)
-	if nodeTrace.MatchString(e.path) && !strings.HasPrefix(base, whiteoutPrefix) {
+	if (nodeTrace.MatchString(e.path) || cacheTrace.MatchString("/"+e.path)) && !strings.HasPrefix(base, whiteoutPrefix) {
 		return true // folders too, since their names differ
 	}
 	if e.header.Typeflag == tar.TypeDir || strings.HasPrefix(base, whiteoutPrefix) {
 		return false
 	}
 	switch e.path {
-	case "var/log/dpkg.log", "var/log/alternatives.log", "var/log/bootstrap.log", "var/log/lastlog", "var/log/faillog",
+	case "var/log/dpkg.log", "var/log/alternatives.log", "var/log/bootstrap.log", "var/log/lastlog", "var/log/faillog", "var/log/aptitude",
 		"var/cache/ldconfig/aux-cache",
 		"etc/passwd-", "etc/group-", "etc/shadow-", "etc/gshadow-", "etc/subuid-", "etc/subgid-", "etc/.pwd.lock":
 		return true
@@ -50,6 +50,11 @@ func drift(e entry) bool {
 // cache (module.enableCompileCache) and of the package v8-compile-cache, and the
 // folder in which classic yarn has links to itself while it runs scripts.
 var nodeTrace = regexp.MustCompile(`^tmp/(node-compile-cache|v8-compile-cache-[0-9]+|yarn--[0-9]+-0\.[0-9]+)(/|$)`)
+
+// cacheTrace is what package managers keep of the answers they got, with the times
+// of them: npm's cache, pip's of HTTP. Both fetch anew what is not there. pipx names
+// its logs after the time.
+var cacheTrace = regexp.MustCompile(`/\.npm/_cacache(/|$)|^/tmp/([^/]+/)?_cacache(/|$)|/\.cache/pip/(http|http-v2|selfcheck)(/|$)|/pipx/logs/`)
 
 // machineID is what systemd and dbus make up (machine-id(5)).
 var machineID = regexp.MustCompile(`^[0-9a-f]{32}\n?$`)
