@@ -13,8 +13,8 @@ import (
 
 // drift says whether an entry is a trace of when and how it was built, not of
 // what was: logs and caches of dpkg, apt, debconf and npm, programs that Node.js
-// keeps compiled, what the go command counts of its own use, ldconfig's list of inodes, and the backups the
-// account tools leave.
+// keeps compiled, what the go command built and counts of its own use, ldconfig's list of inodes, and the
+// backups the account tools leave.
 func drift(e entry) bool {
 	dir, base := path.Split(e.path)
 	if (nodeTrace.MatchString(e.path) || cacheTrace.MatchString("/"+e.path)) && !strings.HasPrefix(base, whiteoutPrefix) {
@@ -51,10 +51,11 @@ func drift(e entry) bool {
 // folder in which classic yarn has links to itself while it runs scripts.
 var nodeTrace = regexp.MustCompile(`^tmp/(node-compile-cache|v8-compile-cache-[0-9]+|yarn--[0-9]+-0\.[0-9]+)(/|$)`)
 
-// cacheTrace is what package managers keep of the answers they got, with the times
-// of them: npm's cache, pip's of HTTP. Both fetch anew what is not there. pipx names
-// its logs after the time.
-var cacheTrace = regexp.MustCompile(`/\.npm/_cacache(/|$)|^/tmp/([^/]+/)?_cacache(/|$)|/\.cache/pip/(http|http-v2|selfcheck)(/|$)|/pipx/logs/`)
+// cacheTrace is what tools keep to be faster the next time, with the times of it
+// and more or less of it by how fast files were written: npm's cache, pip's of HTTP,
+// the go command's of builds. All are made anew where they are not there. pipx
+// names its logs after the time.
+var cacheTrace = regexp.MustCompile(`/\.npm/_cacache(/|$)|^/tmp/([^/]+/)?_cacache(/|$)|/\.cache/(go-build|pip/(http|http-v2|selfcheck))(/|$)|/pipx/logs/`)
 
 // machineID is what systemd and dbus make up (machine-id(5)).
 var machineID = regexp.MustCompile(`^[0-9a-f]{32}\n?$`)
