@@ -100,9 +100,10 @@ func (p *Proposal) bases(c *catalog.Catalog, img *Image, at func(int) string) bo
 	}
 	ready := true
 	for _, r := range refs {
-		if m := onlyArgument.FindStringSubmatch(argumentOf(img.file, r)); m != nil && slices.Contains(img.unknown, m[1]) {
+		argument := img.argument(r)
+		if slices.Contains(img.unknown, argument) {
 			ready = false // what stands there is no image
-			img.Choices = append(img.Choices, m[1])
+			img.Choices = append(img.Choices, argument)
 			continue
 		}
 		b := p.base(c, img, r)
@@ -117,12 +118,20 @@ func (p *Proposal) bases(c *catalog.Catalog, img *Image, at func(int) string) bo
 				"add to " + file + ": " + strings.TrimSpace(more),
 			})
 		}
-		if m := onlyArgument.FindStringSubmatch(argumentOf(img.file, r)); m != nil && b.Base == "" && !slices.Contains(img.Choices, m[1]) {
-			img.Choices = append(img.Choices, m[1])
+		if argument != "" && b.Base == "" && !slices.Contains(img.Choices, argument) {
+			img.Choices = append(img.Choices, argument)
 		}
 		ready = ready && b.Base != "" && !(b.Upstream && p.noImages)
 	}
 	return ready
+}
+
+// argument is the build argument that a reference consists of; "" for none.
+func (img *Image) argument(r dockerfile.BaseRef) string {
+	if m := onlyArgument.FindStringSubmatch(argumentOf(img.file, r)); m != nil {
+		return m[1]
+	}
+	return ""
 }
 
 // base is what is known of a reference, found out when it is the first time.
