@@ -127,8 +127,8 @@ func (p *Proposal) bases(c *catalog.Catalog, img *Image, at func(int) string) bo
 }
 
 // argument is the build argument that a reference consists of; "" for none.
-func (img *Image) argument(r dockerfile.BaseRef) string {
-	if m := onlyArgument.FindStringSubmatch(argumentOf(img.file, r)); m != nil {
+func (i *Image) argument(r dockerfile.BaseRef) string {
+	if m := onlyArgument.FindStringSubmatch(argumentOf(i.file, r)); m != nil {
 		return m[1]
 	}
 	return ""
