@@ -3,7 +3,6 @@
 package main
 
 import (
-	"cmp"
 	"os"
 	"path/filepath"
 	"slices"
@@ -35,7 +34,7 @@ func TestContainerHostile(t *testing.T) {
 		}
 		t.Run(b.name, func(t *testing.T) {
 			job := newJob(t, d, y, b, "bases", "bases-registry", "facts.json", "materials")
-			h := newHostile(t, d, cmp.Or(b.tier, b.asked), job.dir, "/builds", "state/keys")
+			h := newHostile(t, d, b.tier, job.dir, "/builds", "state/keys")
 			if b.mode == "single-id" {
 				// the kernel bounds processes by user, and the step's init is the
 				// same one: either the watch ends the step or that does, at the

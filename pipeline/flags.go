@@ -28,7 +28,7 @@ type settings struct {
 	Progress string   `json:"progress"`
 	JSON     bool     `json:"json"`
 	Engine   string   `json:"engine"`
-	Tier     string   `json:"tier"` // of the embedded engine: auto, T1 or T2
+	Tier     string   `json:"tier"` // of the embedded engine: auto, T1, T2 or T3
 	Trigger  string   `json:"trigger"`
 	Changed  string   `json:"changed"` // "" all, "auto", or a revision
 	FailFast bool     `json:"failFast"`
@@ -103,7 +103,7 @@ func imageFlags() []cli.Flag {
 func engineFlags() []cli.Flag {
 	return append(imageFlags(),
 		str("engine", "auto", "what executes the steps: auto, embedded or dagger"),
-		str("tier", "auto", "how the embedded engine isolates steps: auto (the better of T1 and T2 that this host gives), T1, T2 or T3 (by translation, slower)"),
+		str("tier", "auto", "how the embedded engine isolates steps: auto (the best this host gives), T1, T2 or T3 (by translation, slower)"),
 		quotaFlag(),
 		str("step-limits", "", "what one step may take, as `LIMITS`: memory=4GiB,processes=4096,disk=20GiB,free-disk=1GiB,files=1024,output=64MiB (any of them; for the defaults see README)"),
 		&cli.StringFlag{Name: "landlock-abi", Hidden: true, Usage: "use `N` of Landlock's versions at most, in tests", EnvVars: env("landlock-abi")},

@@ -45,7 +45,7 @@ served no more.
 			boolean("rebuild", "build the image again from its provenance, and compare"),
 			boolean("attest", "with --rebuild: sign the outcome as an attestation beside the image"),
 			str("engine", "auto", "with --rebuild: what executes the steps: auto, embedded or dagger"),
-			str("tier", "auto", "with --rebuild: how the embedded engine isolates steps: auto (T1 or T2), T1, T2 or T3"),
+			str("tier", "auto", "with --rebuild: how the embedded engine isolates steps: auto (the best this host gives), T1, T2 or T3"),
 			boolean("offline", "with --rebuild: ask no mirror, only the content store"),
 		),
 		Action: p.verb(p.verify),

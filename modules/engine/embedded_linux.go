@@ -176,7 +176,7 @@ func Probe(ctx context.Context, cacheDir string, environ []string) (Report, erro
 	if err != nil {
 		return Report{}, err
 	}
-	out := Report{Tier: r.Tier, Mode: r.Mode, Advice: r.Better(), Translation: r.Translation}
+	out := Report{Tier: r.Tier, Mode: r.Mode, Advice: r.Better()}
 	if r.Tier == "" {
 		out.Advice = r.Refusal()
 	}

@@ -32,15 +32,12 @@ type TierReport struct {
 
 // Report is what Probe found out about this host.
 type Report struct {
-	Tier     string    `json:"tier"` // "T1", "T2", or "" when the embedded engine cannot run
-	Mode     string    `json:"mode"` // "root", "rootless", "single-id" or "container"
+	Tier     string    `json:"tier"` // "T1", "T2", "T3", or "" when the embedded engine cannot run
+	Mode     string    `json:"mode"` // "root", "rootless", "single-id", "container" or "translated"
 	Findings []Finding `json:"findings"`
 	// Tiers are the ways that were tried, best first: the last one is used,
 	// unless none works.
 	Tiers []TierReport `json:"tiers"`
-	// Translation says that Tier is "" and T3 would work, which is only had by
-	// asking for it.
-	Translation bool `json:"translation,omitempty"`
 	// Advice says the same for people: what the better ways miss, or, when
 	// nothing works, all that would help. "" when there is nothing better.
 	Advice string `json:"-"`

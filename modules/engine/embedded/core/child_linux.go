@@ -90,6 +90,9 @@ func startAnyMode(ctx context.Context, c ChildConfig, build string) (*starter, e
 	}
 	var said []error
 	for _, mode := range modes {
+		if mode == modeTranslated && c.Tier == "" && translationMissing(ctx, c) != nil {
+			continue // most of it a step would find out first; the refusal says what it is
+		}
 		child, err := startIn(ctx, c, mode, build)
 		if !refused(err) {
 			return child, err
@@ -113,8 +116,8 @@ func startAnyMode(ctx context.Context, c ChildConfig, build string) (*starter, e
 	return nil, e
 }
 
-// translationMissing says what keeps tier T3 from working. Doctor does not look
-// into what has to be asked for, and most of it a step would find out first.
+// translationMissing says what keeps tier T3 from working: starting its engine
+// does not find out all of it.
 func translationMissing(ctx context.Context, c ChildConfig) error {
 	way, _, err := probeWay(ctx, modeTranslated, c.Root, c.Environ)
 	if err != nil || way.OK {
@@ -127,7 +130,7 @@ func translationMissing(ctx context.Context, c ChildConfig) error {
 func modesOf(tier string) ([]string, error) {
 	switch tier {
 	case "":
-		return []string{modeRoot, modeRootless, modeSingle, modeContainer}, nil // T3 is slower and lacks more: it is asked for
+		return []string{modeRoot, modeRootless, modeSingle, modeContainer, modeTranslated}, nil
 	case TierNamespaces:
 		return []string{modeRoot, modeRootless, modeSingle}, nil
 	case TierContainer:

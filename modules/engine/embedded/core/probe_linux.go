@@ -42,12 +42,8 @@ func Probe(ctx context.Context, root string, environ []string) (Report, error) {
 		}
 		report.Findings = append(report.Findings, findings...)
 	}
-	if report.Tier == "" {
-		way, _, err := probeWay(ctx, modeTranslated, root, environ)
-		if err != nil {
-			return Report{}, err
-		}
-		report.Translation = way.OK
+	if report.Tier == TierTranslated {
+		report.Findings = append(report.Findings, slower())
 	}
 	report.Findings = append(report.Findings, resources(root)...)
 	return report, nil

@@ -223,17 +223,18 @@ func TestRefusal(t *testing.T) {
 	if n := strings.Count(got, "\n"); n > 36 {
 		t.Errorf("%d lines are more than a screen", n)
 	}
-	if strings.Contains(got, "T3") {
-		t.Errorf("it advises T3, which does not work:\n%s", got)
-	}
-	r.Translation = true
-	if more, ok := strings.CutPrefix(r.Refusal(), got); !ok || strings.Count(more, "\n") != 1 || !strings.Contains(more, "--tier T3") {
-		t.Errorf("it does not say in one line that T3 works: %s", more)
+	r.Ways = append(r.Ways, WayReport{Tier: TierTranslated, Mode: modeTranslated, Missing: []Missing{missing(knobNoExec, "the state is mounted noexec")}})
+	if got := r.Refusal(); !strings.Contains(got, "tier T3, translated mode") || !strings.Contains(got, knobNoExec+": the state") {
+		t.Errorf("it does not say what T3 misses:\n%s", got)
 	}
 	if r.Better() != "" {
 		t.Error("something is better than nothing")
 	}
-	r.Tier, r.Mode = TierContainer, modeContainer
+	r.Tier, r.Mode = TierTranslated, modeTranslated
+	if got := r.Better(); !strings.Contains(got, "container mode") || !strings.Contains(got, knobRoot) || strings.Contains(got, "T3") {
+		t.Errorf("better than T3: %s", got)
+	}
+	r.Tier, r.Mode, r.Ways = TierContainer, modeContainer, r.Ways[:4]
 	r.Ways[3].OK, r.Ways[3].Missing = true, nil
 	if got := r.Better(); !strings.Contains(got, "single-id mode") || strings.Contains(got, "container mode") {
 		t.Errorf("better than T2: %s", got)

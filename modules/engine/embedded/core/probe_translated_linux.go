@@ -39,6 +39,16 @@ func (p *prober) translated() {
 	p.filter()
 }
 
+// slower says of tier T3, where it is used, what is better about the others.
+func slower() Finding {
+	return Finding{
+		Name: "speed and isolation", Optional: true,
+		Detail: "tier T3 carries out every call that names a file: steps are slower, a program takes milliseconds to start, " +
+			"and their users are not held apart (README, \"Tier T3\")",
+		Remedy: "one of the settings below gives T1 or T2; a policy with tiers: [T1, T2] refuses what T3 builds",
+	}
+}
+
 // probeTrace traces a child of its own.
 func probeTrace() error {
 	pid, err := syscall.ForkExec("/proc/self/exe", []string{"drydock"}, &syscall.ProcAttr{

@@ -14,17 +14,10 @@ const remoteEngine = `Or build on another machine: name a Dagger Engine with
   or with DAGGER_SESSION_PORT and DAGGER_SESSION_TOKEN as dagger run sets them.
 `
 
-// translationWorks is said where nothing else does.
-const translationWorks = "Or, here as it is, ask for --tier T3: it builds by translation, slower; what it lacks: README, \"Tier T3\".\n"
-
 // Refusal says, on one screen, that nothing can be built here and what would
 // change that. It is what doctor and a run say when no tier works.
 func (r Report) Refusal() string {
-	text := "No way of running build steps works here. Any one of these would do:\n" + r.ways(nil) + remoteEngine
-	if r.Translation {
-		text += translationWorks
-	}
-	return text
+	return "No way of running build steps works here. Any one of these would do:\n" + r.ways(nil) + remoteEngine
 }
 
 // refusal says what keeps a way from working that was asked for, in a line.
@@ -93,9 +86,10 @@ func (r Report) ways(but []string) string {
 
 func modeMeaning(mode string) string {
 	return map[string]string{
-		modeRoot:      "every step in namespaces of its own",
-		modeRootless:  "every step in namespaces of its own, several user ids",
-		modeSingle:    "every step in namespaces of its own, one user id",
-		modeContainer: "an ordinary container, as its root",
+		modeRoot:       "every step in namespaces of its own",
+		modeRootless:   "every step in namespaces of its own, several user ids",
+		modeSingle:     "every step in namespaces of its own, one user id",
+		modeContainer:  "an ordinary container, as its root",
+		modeTranslated: "an ordinary container, as any user; slower",
 	}[mode]
 }

@@ -43,10 +43,8 @@ type WayReport struct {
 
 // Report is what Probe found.
 type Report struct {
-	Tier     string      // "T1", "T2", or "" when neither can run
+	Tier     string      // "T1", "T2", "T3", or "" when none can run
 	Mode     string      // as Child.Mode
 	Findings []Finding   // of the way that is used; of all when none is
 	Ways     []WayReport // those tried, best first; the last one is used unless none works
-	// Translation: Tier is "", and T3 works, which is only had by asking for it.
-	Translation bool
 }

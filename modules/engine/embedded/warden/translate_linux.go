@@ -56,6 +56,8 @@ func TranslatedRules(abi int) []jail.Rule {
 	for _, c := range []string{"execve", "execveat", "chdir"} {
 		rules = append(rules, jail.Rule{Call: c, Action: jail.Trace})
 	}
+	// what a step would confine itself to has not what its programs are executed as
+	rules = append(rules, refused(unix.EOPNOTSUPP, "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self")...)
 	// nobody starts what we do not see start
 	rules = append(rules, jail.Rule{
 		Call: "clone", If: when(jail.Test{Arg: 0, Mask: unix.CLONE_UNTRACED, Value: unix.CLONE_UNTRACED}),

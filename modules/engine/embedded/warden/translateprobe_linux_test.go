@@ -164,6 +164,8 @@ func probeProcesses() error {
 	for range 4 {
 		out = append(out, <-done)
 	}
+	_, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
+	out = append(out, expect("landlock of its own", nil, errno, unix.EOPNOTSUPP))
 	err = exec.Command("/bin/nothing").Run()
 	out = append(out, expect("a program that is not there", nil, errors.Is(err, os.ErrNotExist), true))
 	return errors.Join(out...)
