@@ -53,9 +53,9 @@ var nodeTrace = regexp.MustCompile(`^tmp/(node-compile-cache|v8-compile-cache-[0
 
 // cacheTrace is what tools keep to be faster the next time, with the times of it
 // and more or less of it by how fast files were written: npm's cache, pip's of HTTP,
-// the go command's of builds. All are made anew where they are not there. pipx
+// the go command's of builds, pnpm's of programs it ran once. All are made anew where they are not there. pipx
 // names its logs after the time.
-var cacheTrace = regexp.MustCompile(`/\.npm/_cacache(/|$)|^/tmp/([^/]+/)?_cacache(/|$)|/\.cache/(go-build|pip/(http|http-v2|selfcheck))(/|$)|/pipx/logs/`)
+var cacheTrace = regexp.MustCompile(`/\.npm/_cacache(/|$)|^/tmp/([^/]+/)?_cacache(/|$)|/\.cache/(go-build|pip/(http|http-v2|selfcheck)|pnpm/dlx)(/|$)|/pipx/logs/`)
 
 // machineID is what systemd and dbus make up (machine-id(5)).
 var machineID = regexp.MustCompile(`^[0-9a-f]{32}\n?$`)

@@ -13,7 +13,7 @@ const maxPnpm = 32 << 20
 // Where pnpm writes when it did something, and how: in what it says of
 // node_modules, of its store and of itself.
 var (
-	pnpmFile = regexp.MustCompile(`(^|/)(node_modules/\.(modules\.yaml|pnpm-workspace-state\.json)|pnpm/(store/v[0-9]+/index/.+\.json|metadata[^/]*/.+\.json|pnpm-state\.json))$`)
+	pnpmFile = regexp.MustCompile(`(^|/)(node_modules/\.(modules\.yaml|pnpm-workspace-state\.json)|pnpm/(store/v[0-9]+/(index/.+|files/.+-index)\.json|metadata[^/]*/.+\.json|pnpm-state\.json))$`)
 	pnpmDate = regexp.MustCompile(`"?(prunedAt|lastUpdateCheck)"?: "?([A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT)`)
 	pnpmTime = regexp.MustCompile(`"(lastValidatedTimestamp|checkedAt|cachedAt)": ?(\d{13})\b`)
 )
