@@ -81,7 +81,7 @@ func TestMain(m *testing.M) {
 // An ordinary user has no capabilities.
 func becomeContainer(user bool) error {
 	runtime.LockOSThread()
-	caps, is := jail.Capabilities(jail.DefaultCapabilities), "is"
+	caps, is := jail.DefaultCapabilities, "is"
 	if user {
 		caps, is = 0, keepT3
 	}
