@@ -62,6 +62,9 @@ func (c call) setBothTimes(f file, l looked, err error, times uint64, form times
 			return notify.Errno(unix.EFAULT)
 		}
 	}
+	if c.ofMachine(f, l.Mode) {
+		return notify.Return(0)
+	}
 	if l.marked {
 		both[0] = unix.Timespec{Nsec: unix.UTIME_OMIT}
 	}

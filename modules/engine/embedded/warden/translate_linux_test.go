@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"drydock/modules/jail"
 )
 
@@ -161,6 +163,13 @@ func probeRoot(t *testing.T) string {
 // TestTranslate: what ordinary programs do with paths, owners and processes is
 // done in the step's root.
 func TestTranslate(t *testing.T) {
+	before := lookAt(t, os.DevNull)
+	defer func() {
+		if after := lookAt(t, os.DevNull); after != before {
+			t.Errorf("the machine's %s was %s and is %s", os.DevNull, before, after)
+			_ = errors.Join(os.Chmod(os.DevNull, 0o666), os.Chown(os.DevNull, 0, 0))
+		}
+	}()
 	root := probeRoot(t)
 	out, code := runTranslated(t, root, nil, "/bin/probe", "ordinary")
 	if code != 7 || out != "ordinary: as in a root of its own\n" {
@@ -279,4 +288,14 @@ func bringDynamic(root, name string) error {
 		}
 	}
 	return nil
+}
+
+// lookAt is owner, mode and time of a file.
+func lookAt(t *testing.T, path string) string {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("%d:%d %#o %d", st.Uid, st.Gid, st.Mode, st.Mtim.Sec)
 }
