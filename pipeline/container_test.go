@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -209,6 +210,7 @@ type berth struct {
 	tier, mode string   // "" when nothing works there by itself
 	missing    []string // what the ways that do not work must name
 	become     []string // what the program is started by
+	state      string   // where doctor has its state, "" is /tmp/state
 }
 
 // berths are what CI jobs run in. Those in which a tier works build there too.
@@ -225,6 +227,10 @@ func berths() []berth {
 		{
 			name: "uid 1000, seccomp unconfined", tier: "T3", mode: "translated", container: containertest.Container{User: "1000:1000", SeccompUnconfined: true},
 			missing: []string{"root", "masked /proc"},
+		},
+		{
+			name: "uid 1000, default, nowhere to execute from", container: containertest.Container{User: "1000:1000"}, state: "/dev/shm/state",
+			missing: []string{"root", "seccomp profile", "masked /proc", "noexec"},
 		},
 		{
 			name: "uid 1000, seccomp unconfined and /proc unmasked", tier: "T1", mode: "rootless",
@@ -278,7 +284,7 @@ func TestContainerDoctor(t *testing.T) {
 func (b berth) doctor(t *testing.T, d *dock, r containertest.Runtime) {
 	c := b.container
 	c.Args = append(slices.Clip(b.become), "/opt/drydock/drydock", "doctor", "--json", "--catalog", "/src/catalog")
-	c.Env = []string{"PATH=" + containerPath, "HOME=/tmp", "DRYDOCK_STATE=/tmp/state"}
+	c.Env = []string{"PATH=" + containerPath, "HOME=/tmp", "DRYDOCK_STATE=" + cmp.Or(b.state, "/tmp/state")}
 	catalog := t.TempDir()
 	if err := errors.Join(os.Chmod(filepath.Dir(catalog), 0o755), os.Chmod(catalog, 0o755), copyCatalog(filepath.Join(catalog, "catalog"), true)); err != nil {
 		t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -42,12 +43,10 @@ const (
 // launcherFD is where the keeper's socket is in what is T3.
 const launcherFD = 3
 
-// needsLandlock leaves out in T3 what goes without (abi is -1): it is refused.
-func needsLandlock(t *testing.T, abi int) {
-	t.Helper()
-	if translatedHere() && abi < 0 {
-		t.Skip("T3 is refused without landlock")
-	}
+// pretended are the versions of Landlock to try. T3 does not go without (-1): it
+// is refused.
+func pretended(abis ...int) []int {
+	return slices.DeleteFunc(abis, func(abi int) bool { return abi < 0 && translatedHere() })
 }
 
 func translatedHere() bool { return os.Getenv(inside) == isT3 }
