@@ -225,6 +225,11 @@ func berths() []berth {
 			missing: []string{"root", "seccomp profile", "masked /proc"},
 		},
 		{
+			// as Kubernetes' restricted profile has it
+			name: "uid 1000, no new privileges", tier: "T3", mode: "translated", container: containertest.Container{User: "1000:1000", NoNewPrivileges: true},
+			missing: []string{"root", "seccomp profile", "masked /proc"},
+		},
+		{
 			name: "uid 1000, seccomp unconfined", tier: "T3", mode: "translated", container: containertest.Container{User: "1000:1000", SeccompUnconfined: true},
 			missing: []string{"root", "masked /proc"},
 		},
