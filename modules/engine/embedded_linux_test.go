@@ -322,6 +322,9 @@ func TestChildDies(t *testing.T) {
 	if !errors.As(err, &fault) || fault.Kind != artifact.KindFault || !strings.Contains(err.Error(), "ended while it was working") {
 		t.Errorf("got %v", err)
 	}
+	if err := e.Close(); artifact.ExitCode(err) != artifact.ExitFault {
+		t.Errorf("closing it: %v", err)
+	}
 }
 
 // children are the processes whose parent is pid.

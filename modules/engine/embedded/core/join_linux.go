@@ -327,12 +327,24 @@ func startAlone(ctx context.Context, c ChildConfig, build string) (*Child, error
 	child.err = func() error {
 		select {
 		case <-started.done:
-			return started.ended
+			return endedEarly(started.ended)
 		default:
 			return nil
 		}
 	}
 	return child, nil
+}
+
+// endedEarly says that an engine did not end as it should: somebody, or a machine
+// out of memory, killed it.
+func endedEarly(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &artifact.Error{
+		Kind: artifact.KindFault, Op: "running the embedded engine", Message: "its process ended early", Err: err,
+		Remedy: "run again; what was finished is kept in the cache (the engine's log may say why it ended)",
+	}
 }
 
 // tryLock takes a lock file, or says who has it. Whoever had the file may have
