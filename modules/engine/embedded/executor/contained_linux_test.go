@@ -24,6 +24,7 @@ import (
 	"github.com/moby/sys/user"
 	"golang.org/x/sys/unix"
 
+	"drydock/internal/statictest"
 	"drydock/modules/engine/embedded/keeper"
 	"drydock/modules/engine/embedded/warden"
 	"drydock/modules/jail"
@@ -61,6 +62,9 @@ func TestMain(m *testing.M) {
 	}
 	if os.Args[0] == warden.StarterName {
 		os.Exit(warden.StarterMain())
+	}
+	if code, ran := statictest.Main(os.Environ()); ran {
+		os.Exit(code)
 	}
 	if os.Getenv(inside) == keepT3 {
 		os.Exit(keepOwners())

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"drydock/internal/statictest"
 	"drydock/modules/jail"
 )
 
@@ -30,6 +31,9 @@ func TestMain(m *testing.M) {
 		os.Exit(testInit())
 	case "/bin/probe":
 		os.Exit(probe(os.Args))
+	}
+	if code, ran := statictest.Main(os.Environ()); ran {
+		os.Exit(code)
 	}
 	os.Exit(m.Run())
 }
