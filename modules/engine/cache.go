@@ -50,7 +50,7 @@ const (
 	indexMediaType  = "application/vnd.oci.image.index.v1+json"
 	imageMediaType  = "application/vnd.oci.image.manifest.v1+json"
 	emptyMediaType  = "application/vnd.oci.empty.v1+json"
-	maxCacheIndex   = 1 << 20 // BuildKit reads no larger manifest or configuration (cache/remotecache)
+	maxCacheIndex   = 4 << 20 // of an index, manifest or configuration; registries take no larger manifest
 	maxCacheSteps   = 64 << 20
 )
 

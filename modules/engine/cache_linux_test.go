@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"net/http/httptest"
 	"os"
@@ -109,6 +111,65 @@ func TestWarmStart(t *testing.T) {
 				t.Errorf("said %q", said.all)
 			}
 		})
+	}
+}
+
+// A cache of thousands of steps has a large configuration, and is read.
+func TestLargeCache(t *testing.T) {
+	needEngine(t)
+	dir, shared := box(t), filepath.Join(t.TempDir(), "trusted")
+	first, _, _ := buildWith(t, dir, Config{CacheTo: []Cache{{Dir: shared}}})
+	padCache(t, shared, 3<<20)
+	second, ran, said := buildWith(t, dir, Config{CacheFrom: []Cache{{Dir: shared}}})
+	if second != first || len(ran) != 0 || len(said.all) != 0 {
+		t.Errorf("stamp %q, not %q; ran %q, said %q", second, first, ran, said.all)
+	}
+}
+
+// padCache makes the configuration of a cache larger, which stays what it was.
+func padCache(t *testing.T, dir string, by int) {
+	t.Helper()
+	s, err := openCache(t.Context(), Cache{Dir: dir}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	results, _ := s.index.find(cacheResults)
+	raw, err := os.ReadFile(blobPath(dir, results.Digest))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var manifest map[string]any
+	var m struct{ Config descriptor }
+	if err := errors.Join(json.Unmarshal(raw, &manifest), json.Unmarshal(raw, &m)); err != nil {
+		t.Fatal(err)
+	}
+	config, err := os.ReadFile(blobPath(dir, m.Config.Digest))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if manifest["config"], err = putBlob(dir, append(config, bytes.Repeat([]byte(" "), by)...), m.Config.MediaType); err != nil {
+		t.Fatal(err)
+	}
+	if raw, err = json.Marshal(manifest); err != nil {
+		t.Fatal(err)
+	}
+	padded, err := putBlob(dir, raw, results.MediaType)
+	if err == nil {
+		_, err = finishLayout(dir, padded, nil)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A cache that nobody could import is not left anywhere, and that is said.
+func TestUselessCache(t *testing.T) {
+	dir := hostileCache(t, `{"records":[{}`+strings.Repeat(`,{}`, maxCacheRecords)+`]}`, nil)
+	if err := importable(t.Context(), dir); err == nil || !strings.Contains(err.Error(), "nobody could import it: it has results of") {
+		t.Errorf("error %v", err)
+	}
+	if err := importable(t.Context(), hostileCache(t, `{}`, nil)); err != nil {
+		t.Error(err)
 	}
 }
 

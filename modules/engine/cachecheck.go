@@ -11,6 +11,7 @@ import (
 const (
 	configMediaType = "application/vnd.buildkit.cacheconfig.v0"
 	maxCacheChains  = 200_000 // layers a cache's results consist of, each counted for every result
+	maxCacheRecords = 50_000  // commands a cache has results of
 )
 
 // check reads what a cache says its results are, and refuses what would take the
@@ -34,6 +35,9 @@ func (s *cacheSource) check(ctx context.Context, downloads string) error {
 	var c cacheConfig
 	if err := json.Unmarshal(raw, &c); err != nil {
 		return fmt.Errorf("its configuration is damaged: %w", err)
+	}
+	if len(c.Records) > maxCacheRecords {
+		return fmt.Errorf("it has results of %d commands: more than %d are not read", len(c.Records), maxCacheRecords)
 	}
 	return c.check()
 }

@@ -267,14 +267,31 @@ func exportCaches(ctx context.Context, cfg Config, c *conn) error {
 	if err != nil {
 		return fmt.Errorf("exporting the cache: %w", err)
 	}
+	useless := importable(ctx, staging)
 	for _, to := range cfg.CacheTo {
 		text := fmt.Sprintf("the cache was written to %s", to)
-		if err := writeCache(ctx, cfg, to, staging, index); err != nil {
+		err := useless
+		if err == nil {
+			err = writeCache(ctx, cfg, to, staging, index)
+		}
+		if err != nil {
 			text = fmt.Sprintf("the cache was not written to %s: %v", to, err)
 		}
 		if cfg.Notice != nil {
 			cfg.Notice(text)
 		}
+	}
+	return nil
+}
+
+// importable: a layout is a cache that serveCaches would take.
+func importable(ctx context.Context, layout string) error {
+	s, err := openCache(ctx, Cache{Dir: layout}, nil)
+	if err == nil {
+		err = s.check(ctx, layout)
+	}
+	if err != nil {
+		return fmt.Errorf("nobody could import it: %w; give some of the images (--image) a cache of their own", err)
 	}
 	return nil
 }

@@ -2,33 +2,69 @@ package core
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/content"
 	"github.com/moby/buildkit/cache"
-	"github.com/moby/buildkit/cache/remotecache"
+	cacheimport "github.com/moby/buildkit/cache/remotecache/v1"
+	cacheimporttypes "github.com/moby/buildkit/cache/remotecache/v1/types"
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/solver"
 	"github.com/moby/buildkit/worker"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// importer has imported results taken in by an importWorker.
+// importer reads caches whose results are taken in by an importWorker. BuildKit's
+// own reads no configuration of more than 1 MiB, which some thousand steps fill.
 type importer struct {
-	remotecache.Importer
 	blobs   *mainBlobs
 	collect func(context.Context) error
 }
 
 // newImporter takes what removes the leavings of a result that was not taken in.
 func newImporter(blobs *mainBlobs, collect func(context.Context) error) *importer {
-	return &importer{Importer: remotecache.NewImporter(blobs), blobs: blobs, collect: collect}
+	return &importer{blobs: blobs, collect: collect}
 }
 
-// Resolve reads which results the cache has.
+// Resolve reads which results the cache has. The main process has checked that
+// its manifest and configuration are small enough to be read, and what the
+// results consist of.
 func (i *importer) Resolve(ctx context.Context, desc ocispecs.Descriptor, id string, w worker.Worker) (solver.CacheManager, error) {
-	return i.Importer.Resolve(ctx, desc, id, &importWorker{Worker: w, blobs: i.blobs, collect: i.collect})
+	var m ocispecs.Manifest
+	if err := i.read(ctx, "manifest", desc, &m); err != nil {
+		return nil, err
+	}
+	layers := cacheimport.DescriptorProvider{}
+	for _, l := range m.Layers {
+		layers[l.Digest] = cacheimport.DescriptorProviderPair{Descriptor: l, Provider: i.blobs}
+	}
+	var config cacheimporttypes.CacheConfig
+	if err := i.read(ctx, "configuration", m.Config, &config); err != nil {
+		return nil, err
+	}
+	chains := cacheimport.NewCacheChains()
+	if err := cacheimport.ParseConfig(config, layers, chains); err != nil {
+		return nil, fmt.Errorf("importing a cache: reading its configuration: %w", err)
+	}
+	keys, results, err := cacheimport.NewCacheKeyStorage(chains, &importWorker{Worker: w, blobs: i.blobs, collect: i.collect})
+	if err != nil {
+		return nil, fmt.Errorf("importing a cache: %w", err)
+	}
+	return solver.NewCacheManager(ctx, id, keys, results), nil
+}
+
+func (i *importer) read(ctx context.Context, what string, desc ocispecs.Descriptor, v any) error {
+	b, err := content.ReadBlob(ctx, i.blobs, desc)
+	if err == nil {
+		err = json.Unmarshal(b, v)
+	}
+	if err != nil {
+		return fmt.Errorf("importing a cache: reading its %s: %w", what, err)
+	}
+	return nil
 }
 
 // importWorker is a worker to which one cache's results come.
