@@ -9,11 +9,15 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"drydock/modules/engine/embedded/initproc"
+	"drydock/modules/engine/embedded/warden"
 )
 
 // Port is a port of a step.
@@ -108,17 +112,33 @@ func (s *step) joinContained() error {
 			if p.UDP {
 				return fmt.Errorf("service %s, port %d/udp: a step of tier T2 sends no datagrams", h.Names[0], p.Number)
 			}
-			at := netip.AddrPortFrom(address, uint16(p.Number)) //nolint:gosec // it is a port
-			l, err := net.Listen("tcp4", at.String())
+			l, at, err := s.listenFor(address, p.Number)
 			if err != nil {
 				return fmt.Errorf("listening for service %s: %w", h.Names[0], err)
 			}
 			s.later(func() error { l.Close(); return nil })
 			s.listeners = append(s.listeners, &ownListener{l, s.addresses.own})
-			s.spec.Contained.Hosts = append(s.spec.Contained.Hosts, at.String())
+			if s.spec.Contained.Hosts == nil {
+				s.spec.Contained.Hosts = map[string]int{}
+			}
+			s.spec.Contained.Hosts[net.JoinHostPort(address.String(), strconv.Itoa(p.Number))] = at
 		}
 	}
 	return nil
+}
+
+// listenFor listens on a host's port, or on another in its place that the warden
+// connects to, and says on which.
+func (s *step) listenFor(address netip.Addr, port int) (l net.Listener, at int, err error) {
+	listen := func(at int) (net.Listener, error) {
+		return net.Listen("tcp4", net.JoinHostPort(address.String(), strconv.Itoa(at)))
+	}
+	l, err = listen(port)
+	if errors.Is(err, unix.EACCES) && s.e.container.programs != "" {
+		port = warden.MovedPort(port)
+		l, err = listen(port)
+	}
+	return l, port, err
 }
 
 // hostOffset is the last part of the first host's address.

@@ -64,12 +64,25 @@ func obey(c *control, w *warden.Warden, root string) {
 			if err := execContained(c, w, root, o, fds); err != nil {
 				_ = c.send(Report{ID: o.ID, Error: err.Error()})
 			}
+		case o.Dial != nil:
+			go dialContained(c, w, o)
 		case o.Signal > 0 && o.ID != 0:
 			w.SignalExec(o.ID, unix.Signal(o.Signal))
 		case o.Signal > 0:
 			w.Signal(unix.Signal(o.Signal))
 		}
 	}
+}
+
+// dialContained connects to a port of the step and hands the connection out.
+func dialContained(c *control, w *warden.Warden, o Order) {
+	fd, err := w.Dial(o.Dial.Port)
+	if err != nil {
+		_ = c.send(Report{ID: o.ID, Error: err.Error()})
+		return
+	}
+	defer unix.Close(fd)
+	_ = c.send(Report{ID: o.ID}, fd)
 }
 
 // execContained starts a further process in the step.

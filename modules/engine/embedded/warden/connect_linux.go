@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -104,16 +103,20 @@ func (w *Warden) connectStream(r *notify.Request, e *endpoint, a address) notify
 		w.told.refuse(fmt.Sprintf("tcp %s", netip.AddrPortFrom(a.ip, uint16(a.port))))
 		return notify.Errno(errno)
 	}
-	if ip == w.own() {
-		release, ok := w.sockets.reserve(&w.ids, a.port)
+	port := a.port
+	if at, ok := w.hostPort(a); ok {
+		port = at
+	}
+	switch {
+	case ip == w.own():
+		at, release, ok := w.sockets.reserve(&w.ids, a.port)
 		if !ok {
 			return notify.Errno(unix.ECONNREFUSED)
 		}
 		defer release()
 		w.comeFrom(e, localhost)
-	}
-	port := a.port
-	if w.translates() && ip == w.gateway() && w.config.Gateway != "" {
+		port = at
+	case w.translates() && ip == w.gateway() && w.config.Gateway != "":
 		port = MovedPort(port)
 	}
 	err := unix.Connect(e.fd, w.sockaddr(e.family, ip, port))
@@ -167,12 +170,19 @@ func (w *Warden) destination(a address) (netip.Addr, unix.Errno) {
 		return w.own(), 0
 	case w.config.Gateway != "" && a.ip == w.gateway() && (slices.Contains(GatewayPorts(), a.port) || a.port == hiddenPort):
 		return a.ip, 0
-	case slices.Contains(w.config.Hosts, net.JoinHostPort(a.ip.String(), strconv.Itoa(a.port))):
-		return a.ip, 0
 	case a.ip.IsLoopback(), a.ip == w.gateway():
+		if _, ok := w.hostPort(a); ok {
+			return a.ip, 0
+		}
 		return a.ip, unix.ECONNREFUSED
 	}
 	return a.ip, unix.ENETUNREACH
+}
+
+// hostPort is where a service of the step's is listened for.
+func (w *Warden) hostPort(a address) (int, bool) {
+	at, ok := w.config.Hosts[net.JoinHostPort(a.ip.String(), strconv.Itoa(a.port))]
+	return at, ok
 }
 
 // hiddenPort is where the gateway answers callers whose memory cannot be read:
@@ -236,14 +246,24 @@ func (w *Warden) bind(r *notify.Request) notify.Response {
 			return notify.Errno(unix.EADDRNOTAVAIL) // the step has no address of version 6
 		}
 	}
-	port, err := w.bindOwn(e, a.port)
+	return w.bindPort(r, e, a)
+}
+
+// bindPort gives a socket the port it wants, or one that stands for it.
+func (w *Warden) bindPort(r *notify.Request, e *endpoint, a address) notify.Response {
+	w.sockets.binding.Lock()
+	defer w.sockets.binding.Unlock()
+	at, err := w.bindOwn(e, a.port)
+	port := at
+	if err == unix.EACCES && w.translates() {
+		port = a.port
+		at, err = w.bindMoved(e, port)
+	}
 	if err != nil {
 		return notify.Errno(errnoOf(err))
 	}
 	w.sockets.did(e, r, a)
-	w.sockets.mu.Lock()
-	e.state, e.port, e.seen = bound, port, time.Now()
-	w.sockets.mu.Unlock()
+	w.sockets.isBound(e, port, at)
 	return notify.Return(0)
 }
 
@@ -255,6 +275,20 @@ const (
 	lastPort  = 60999
 	portTries = 100
 )
+
+// bindMoved binds an endpoint to another port than the one it wants, which
+// this user may not have.
+func (w *Warden) bindMoved(e *endpoint, port int) (int, error) {
+	w.sockets.sweep(&w.ids)
+	if w.sockets.has(port) {
+		return 0, unix.EADDRINUSE
+	}
+	at, err := w.bindOwn(e, MovedPort(port))
+	if err == unix.EADDRINUSE { // somebody else's, on all addresses
+		at, err = w.bindOwn(e, 0)
+	}
+	return at, err
+}
 
 // bindOwn binds an endpoint to a port of the step's address that nobody in
 // this network has, on whatever address: what listens on all addresses would

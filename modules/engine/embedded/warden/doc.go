@@ -21,8 +21,11 @@ type Config struct {
 	ABI      int      // Landlock ABI to use; 0: none
 	Own      string   // loopback address that is the step's 127.0.0.1
 	Gateway  string   // loopback address of the mirror gateway; "": none
-	Hosts    []string // address:port of each service that the step may connect to
 	Hostname string   // as the step sees it
+
+	// Hosts are the services that the step may connect to, by address:port, and
+	// the port each is listened for on.
+	Hosts map[string]int
 
 	// Programs is where the step's programs are made that are executed without
 	// changing the root (tier T3), beside Loaders and KeptPrograms; "": the root is
@@ -47,7 +50,8 @@ const ScopedABI = 6
 func GatewayPorts() []int { return []int{80, 443, 53} }
 
 // MovedPort is where the gateway listens in tier T3, whose user may not have
-// the port itself everywhere.
+// the port itself everywhere. So do a step's servers and the services it uses
+// where a port is refused, and all are told of the port that was meant.
 func MovedPort(port int) int { return 58000 + port }
 
 // Rlimit is one resource limit.

@@ -39,7 +39,8 @@ type endpoint struct {
 	state        socketState
 	tgid, number int       // who asked, and the descriptor it got
 	serial       int       // the later made, the higher
-	port         int       // of one that is bound
+	port         int       // of one that is bound, as the step knows it
+	at           int       // the port that it is bound to
 	seen         time.Time // when the step still had it
 	using        int       // calls on fd that go on
 	name         []byte    // of a unix socket, as the step knows it
@@ -78,6 +79,8 @@ type sockets struct {
 	sweepAt int
 	made    int
 	swept   time.Time
+	binding sync.Mutex  // one socket is bound at a time
+	moved   map[int]int // ports that are others to the step, by the real ones
 }
 
 func (s *sockets) init() { s.m, s.sweepAt = map[uint64]*endpoint{}, maxHeld }
@@ -233,8 +236,8 @@ const seenFor = 20 * time.Millisecond
 // reserve finds the socket of the step that is bound to a port of its own
 // address and keeps it open until release is called: as long as it is bound
 // nobody else in this network has that port, so that a connection gets there
-// or nowhere.
-func (s *sockets) reserve(ids *idThreads, port int) (release func(), ok bool) {
+// or nowhere. at is the port it has outside.
+func (s *sockets) reserve(ids *idThreads, port int) (at int, release func(), ok bool) {
 	s.mu.Lock()
 	e := s.at(port)
 	old := e != nil && time.Since(e.seen) > seenFor
@@ -245,10 +248,10 @@ func (s *sockets) reserve(ids *idThreads, port int) (release func(), ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if e = s.at(port); e == nil {
-		return nil, false
+		return 0, nil, false
 	}
 	e.using++
-	return func() {
+	return e.at, func() {
 		s.mu.Lock()
 		e.using--
 		s.mu.Unlock()

@@ -71,6 +71,7 @@ func TranslatedRules(abi int) []jail.Rule {
 		Call: "socket", If: when(is(0, unix.AF_NETLINK), is(2, unix.NETLINK_ROUTE)), Action: jail.Notify,
 	})
 	rules = append(rules, socketRules(false)...)
+	rules = append(rules, notified("getpeername")...)
 	rules = append(rules, processRules()...)
 	if abi < ScopedABI {
 		rules = append(rules, signalRules()...)

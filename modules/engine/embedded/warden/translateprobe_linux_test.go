@@ -56,7 +56,7 @@ func expect(what string, err error, got, want any) error {
 }
 
 func probeOrdinary() error {
-	return errors.Join(probePaths(), probeOwners(), probeProcesses(), probeSockets())
+	return errors.Join(probePaths(), probeOwners(), probeProcesses(), probeSockets(), probePorts())
 }
 
 func probePaths() error {
@@ -186,6 +186,56 @@ func probeSockets() error {
 	defer c.Close()
 	_, err = net.Interfaces()
 	return err
+}
+
+// probePorts: a step's servers listen where they are told to, on ports too that
+// its user may not have, and are told of no other.
+func probePorts() error {
+	var out []error
+	for _, at := range []string{"127.0.0.1:80", "0.0.0.0:1023", "[::]:443", "127.0.0.1:8080"} {
+		if err := probePort(at); err != nil {
+			out = append(out, fmt.Errorf("listening on %s: %w", at, err))
+		}
+	}
+	_, err := net.Dial("tcp4", "127.0.0.1:80")
+	out = append(out, expect("a port nobody has any more", nil, errors.Is(err, unix.ECONNREFUSED), true))
+	_, err = net.Dial("tcp4", "127.0.0.1:58080")
+	return errors.Join(append(out, expect("a port nobody had", nil, errors.Is(err, unix.ECONNREFUSED), true))...)
+}
+
+func probePort(at string) error {
+	_, port, _ := net.SplitHostPort(at)
+	portOf := func(a net.Addr) string { _, p, _ := net.SplitHostPort(a.String()); return p }
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	l, err := net.Listen("tcp", at)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	out := []error{expect("its own port", nil, portOf(l.Addr()), port)}
+	number, _ := strconv.Atoi(port)
+	out = append(out, expect("the port for another", nil, unix.Bind(fd, &unix.SockaddrInet4{Port: number}), unix.EADDRINUSE))
+	c, err := net.Dial("tcp4", "127.0.0.1:"+port)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	s, err := l.Accept()
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	out = append(out, expect("the server's port to the client", nil, portOf(c.RemoteAddr()), port))
+	out = append(out, expect("the server's port to itself", nil, portOf(s.LocalAddr()), port))
+	out = append(out, expect("the client's port", nil, portOf(s.RemoteAddr()), portOf(c.LocalAddr())))
+	_, err = c.Write([]byte("x"))
+	var b [1]byte
+	_, err2 := s.Read(b[:])
+	return errors.Join(append(out, err, err2)...)
 }
 
 // probeHostile tries what must fail and says what did not.

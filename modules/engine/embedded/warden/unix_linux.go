@@ -116,15 +116,14 @@ func (w *Warden) bindUnix(r *notify.Request, e *endpoint, a address) notify.Resp
 func (w *Warden) getsockname(r *notify.Request) notify.Response {
 	e, done, known := w.find(r)
 	if !known {
-		return notify.Continue()
+		return w.portName(r, false)
 	}
 	defer done()
 	w.sockets.mu.Lock()
 	name := e.name
 	w.sockets.mu.Unlock()
-	var room [4]byte
-	if len(name) == 0 || w.read(r, r.Args[2], room[:]) != nil {
-		return notify.Continue()
+	if len(name) == 0 {
+		return w.portName(r, false)
 	}
 	if i := bytes.IndexByte(name, 0); name[0] != 0 && i >= 0 {
 		name = name[:i]
@@ -132,6 +131,15 @@ func (w *Warden) getsockname(r *notify.Request) notify.Response {
 	b := append(binary.NativeEndian.AppendUint16(nil, unix.AF_UNIX), name...)
 	if name[0] != 0 {
 		b = append(b, 0)
+	}
+	return w.putName(r, b)
+}
+
+// putName answers with a socket's address.
+func (w *Warden) putName(r *notify.Request, b []byte) notify.Response {
+	var room [4]byte
+	if w.read(r, r.Args[2], room[:]) != nil {
+		return notify.Continue()
 	}
 	size := int32(binary.NativeEndian.Uint32(room[:]))
 	if size < 0 {
