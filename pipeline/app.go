@@ -17,7 +17,7 @@ import (
 )
 
 // version is set by release builds with -ldflags.
-var version = "0.1.0-dev"
+var version = "0.2.0-dev"
 
 // Main is the program: it returns the exit code and never ends the process.
 func Main(ctx context.Context, s streams, args, environ []string) int {

@@ -28,6 +28,9 @@ const (
 	// noNetwork asks the embedded engine for a step without gateway.
 	noNetwork = "DRYDOCK_NETWORK"
 
+	// sourcesPath is where the images of Debian have apt's sources, and where
+	// Dockerfiles edit them.
+	sourcesPath   = "etc/apt/sources.list.d/debian.sources"
 	gatewayDebian = "http://mirror.drydock.internal/debian/"
 	keyringPath   = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
@@ -177,7 +180,7 @@ func seedTree(tree *rootfs.Tree, lock *Lock, t *LockedTarget, debs []debFile) er
 		{dpkgDir + "/available", 0o644, ""},
 		{"etc/apt/apt.conf.d/90drydock", 0o644, aptConf},
 		{"etc/dpkg/dpkg.cfg.d/drydock", 0o644, dpkgConf},
-		{"etc/apt/sources.list.d/drydock.sources", 0o644, sources(lock)},
+		{sourcesPath, 0o644, sources(lock)},
 		{"usr/sbin/policy-rc.d", 0o755, policyScript},
 		{workDir + "/configure", 0o755, configureScript(debs)},
 	}
@@ -205,15 +208,18 @@ func addPackageFile(tree *rootfs.Tree, d debFile) (err error) {
 
 func debName(d debFile) string { return d.Name + "_" + d.Architecture + ".deb" }
 
-// sources lets apt in the base use the gateway, whatever mirror is behind it.
+// sources lets apt in the base use the gateway, whatever mirror is behind it. The
+// fields stand as in Debian's own images, a line each and a comment after the
+// first, so that what edits those edits this: components, suites, deb-src. The
+// address stays the gateway's: an edit that puts another mirror in the place of
+// Debian's host finds nothing to replace, and apt goes on reaching ours.
 func sources(lock *Lock) string {
 	var out strings.Builder
-	out.WriteString("# The mirrors of this build, through its gateway.\n")
 	for i, a := range lock.Archives {
 		if i > 0 {
 			out.WriteByte('\n')
 		}
-		fmt.Fprintf(&out, "Types: deb\nURIs: %s%s\nSuites: %s\nComponents: %s\nSigned-By: %s\n",
+		fmt.Fprintf(&out, "Types: deb\n# the mirrors of this build, through its gateway\nURIs: %s%s\nSuites: %s\nComponents: %s\nSigned-By: %s\n",
 			gatewayDebian, a.Archive, strings.Join(a.Suites, " "), strings.Join(a.Components, " "), keyringPath)
 	}
 	return out.String()

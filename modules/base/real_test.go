@@ -146,11 +146,16 @@ func TestRealFull(t *testing.T) {
 			t.Errorf("%s is left in the base", name)
 		}
 	}
-	if !strings.Contains(bodies["etc/apt/sources.list.d/drydock.sources"], "http://mirror.drydock.internal/debian/") {
+	if !strings.Contains(bodies["etc/apt/sources.list.d/debian.sources"], "http://mirror.drydock.internal/debian/") {
 		t.Error("apt in the base does not know the gateway")
 	}
 	installInside(ctx, t, b, second)
 }
+
+// editSources is what Dockerfiles do before they ask for what is not free, and for
+// sources.
+const editSources = `set -e; sed -i 's/^Types: deb$/Types: deb deb-src/; s/^Components: main$/Components: main contrib/' /etc/apt/sources.list.d/debian.sources
+`
 
 // installInside uses apt in the base as a Dockerfile would.
 func installInside(ctx context.Context, t *testing.T, b *Builder, r *Result) {
@@ -160,7 +165,7 @@ func installInside(ctx context.Context, t *testing.T, b *Builder, r *Result) {
 	client, err := b.Engine(ctx)
 	check(t, err)
 	out, err := client.Container(dagger.ContainerOpts{Platform: "linux/amd64"}).Import(client.Host().File(image)).
-		WithExec([]string{"sh", "-c", "apt-get update && apt-get install -y hello && hello"}).Stdout(ctx)
+		WithExec([]string{"sh", "-c", editSources + "apt-get update && apt-get install -y hello && hello"}).Stdout(ctx)
 	check(t, err)
 	if !strings.HasSuffix(strings.TrimSpace(out), "Hello, world!") {
 		t.Errorf("apt and the program said:\n%s", out)

@@ -7,6 +7,7 @@ import (
 	"crypto/sha1" //nolint:gosec // what the format has
 	"encoding/binary"
 	"encoding/pem"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -171,6 +172,39 @@ func TestNginxBase(t *testing.T) {
 	for file, want := range map[string]string{"etc/passwd": "www-data:x:33:33:", "etc/group": "www-data:x:33:"} {
 		if data, err := tree.Read(file); err != nil || !strings.Contains(string(data), want) {
 			t.Errorf("%s: %s, %v", file, data, err)
+		}
+	}
+}
+
+// The lines with which Dockerfiles edit the sources of Debian's images do the same
+// to a base's.
+func TestSourcesAreEdited(t *testing.T) {
+	lock := &Lock{Archives: []LockedArchive{
+		{Archive: "debian", Suites: []string{"bookworm", "bookworm-updates"}, Components: []string{"main"}},
+		{Archive: "debian-security", Suites: []string{"bookworm-security"}, Components: []string{"main"}},
+	}}
+	if sourcesPath != "etc/apt/sources.list.d/debian.sources" {
+		t.Errorf("they look for it at another place than %s", sourcesPath)
+	}
+	stanza := func(types, uri, suites, components string) string {
+		return "Types: " + types + "\n# the mirrors of this build, through its gateway\nURIs: http://mirror.drydock.internal/debian/" + uri +
+			"\nSuites: " + suites + "\nComponents: " + components + "\nSigned-By: /usr/share/keyrings/debian-archive-keyring.gpg\n"
+	}
+	both := func(types, suites, components string) string {
+		return stanza(types, "debian", suites, components) + "\n" + stanza(types, "debian-security", "bookworm-security", components)
+	}
+	const suites = "bookworm bookworm-updates"
+	for script, want := range map[string]string{
+		"s/^Types: deb$/Types: deb deb-src/":                         both("deb deb-src", suites, "main"),
+		"s/^Components: main$/Components: main contrib non-free/":    both("deb", suites, "main contrib non-free"),
+		"/^Components:/s/main/main contrib/":                         both("deb", suites, "main contrib"),
+		"s/ bookworm-updates$/ bookworm-updates bookworm-backports/": both("deb", suites+" bookworm-backports", "main"),
+		"s|//[a-z]*[.]debian[.]org|//mirror.example.com|g":           both("deb", suites, "main"),
+	} {
+		cmd := exec.Command("sed", script)
+		cmd.Stdin = strings.NewReader(sources(lock))
+		if out, err := cmd.Output(); err != nil || string(out) != want {
+			t.Errorf("sed '%s': %v\n%s\nwanted\n%s", script, err, out, want)
 		}
 	}
 }

@@ -44,7 +44,7 @@ func (l *Line) withMirrors(ctx context.Context, img *catalog.Image, text []byte,
 		if err != nil {
 			return nil, nil, err
 		}
-		if err := add(on, secretApt, "mode=0444,target=/etc/apt/sources.list.d/drydock.sources", sources); err != nil {
+		if err := add(on, secretApt, "mode=0444,target=/etc/apt/sources.list.d/debian.sources", sources); err != nil {
 			return nil, nil, err
 		}
 	}

@@ -210,7 +210,7 @@ func (g *link) lost() bool {
 func (g *link) lookedUp(name string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if name != initproc.GatewayHost && !slices.Contains(g.names, name) && len(g.names) < 20 {
+	if name != initproc.GatewayHost && !strings.HasSuffix(name, "."+initproc.GatewayHost) && !slices.Contains(g.names, name) && len(g.names) < 20 {
 		g.names = append(g.names, name)
 	}
 }
