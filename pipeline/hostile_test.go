@@ -197,6 +197,7 @@ func (h *hostile) inner() error {
 		"writes":    attacked("write /etc/passwd /bin/sh /usr/bin/env /proc/1/exe /proc/1/mem /proc/self/exe /hostile"),
 		// what a step may do reported as an escape: the reports are heard
 		"caught":   attacked("outside /hostile"),
+		"users":    heldApart,
 		"innocent": "FROM full\nRUN ! grep -q pwned /etc/passwd /bin/sh /usr/bin/env && echo fine > /fine\n",
 	} {
 		if err := h.image(name, dockerfile); err != nil {
@@ -205,6 +206,22 @@ func (h *hostile) inner() error {
 	}
 	return nil
 }
+
+// heldApart tries as a user what owner and mode of root's files refuse.
+const heldApart = `FROM full
+RUN echo top >/etc/top && chmod 600 /etc/top && mkdir -m 700 /closed && echo in >/closed/in && chmod 644 /closed/in && \
+    printf '#!/bin/sh\nexit 0\n' >/closed/run && chmod 755 /closed/run && cp /closed/run /run700 && chmod 700 /run700 && \
+    mkdir -m 1777 /sticky && touch /sticky/root && mkdir /own && chown 65532:65532 /own && ln -s /etc/top /own/link
+USER 65532
+RUN for c in 'cat /etc/top' 'cat /own/link' 'cat /closed/in' 'ls /closed' 'cd /closed' '/closed/run' '/run700' 'echo x >/etc/top' \
+      'echo x >>/etc/passwd' 'mv /etc/top /own/top' 'mv /closed /own/closed' 'rm -f /sticky/root' 'mv /sticky/root /sticky/mine' 'rm -f /etc/passwd' \
+      'echo x >/etc/new' 'mkdir /new' 'ln -s a /new' 'ln /own/link /new' 'chmod 666 /etc/passwd' 'chown 65532 /etc/passwd' 'touch /etc/passwd' \
+      'truncate -s 0 /etc/passwd' 'cp /etc/top /own/copy' 'cat </proc/1/environ >/own/e'; \
+    do if sh -c "$c" 2>/dev/null; then echo "ESCAPED as a user: $c"; exit 1; fi; done; \
+    echo mine >/own/mine && mv /own/mine /sticky/mine && chmod 400 /sticky/mine && cat /sticky/mine && rm -f /own/none /sticky/mine
+USER root
+RUN test "$(cat /etc/top /own/link /closed/in | tr '\n' ' ')" = "top top in " && test -e /sticky/root
+`
 
 // escapes are COPY and ADD that aim outside. Whether they fail or not, nothing
 // outside may change and nothing of it may come in.

@@ -13,6 +13,7 @@ type call struct {
 	ids   *identities
 	roots *roots
 	in    *Inside // nil in a user namespace
+	links int     // followed to what is made
 }
 
 // handler is a system call the keeper answers.

@@ -119,7 +119,11 @@ func (c call) onFile(name uint64, changes bool, do func(file) error) notify.Resp
 	}
 	defer f.close()
 	if changes {
-		if err := c.mayChange(f); err != nil {
+		err := c.permits(f, 2)
+		if err == nil {
+			err = c.mayChange(f)
+		}
+		if err != nil {
 			return failure(err)
 		}
 	}
@@ -283,6 +287,9 @@ func (c call) reopen(f file, flags int) notify.Response {
 	if kind == unix.S_IFDIR && flags&(writes|unix.O_CREAT) != 0 {
 		return notify.Errno(unix.EISDIR)
 	}
+	if err := c.permits(f, openBits(flags)); err != nil {
+		return failure(err)
+	}
 	if flags&writes != 0 {
 		if err := c.mayChange(f); err != nil {
 			return failure(err)
@@ -300,11 +307,19 @@ func (c call) reopen(f file, flags int) notify.Response {
 }
 
 // openPath is openat(2) with O_PATH. The kernel hands nobody a descriptor that is
-// a path only, so files and directories are opened to be read, which whoever has
-// them can do in any case. Links and special files have one that stands for them.
+// a path only, so files and directories are opened to be read, by who may. Links,
+// special files and what may not be read have one that stands for them;
+// directories that may be searched alone are shown whole.
 func (c call) openPath(f file, kind uint32, flags int) notify.Response {
 	if flags&unix.O_DIRECTORY != 0 && kind != unix.S_IFDIR {
 		return notify.Errno(unix.ENOTDIR)
+	}
+	refused := c.permits(f, 4)
+	if kind == unix.S_IFDIR && refused != nil && c.permits(f, 1) != nil {
+		return failure(refused)
+	}
+	if kind == unix.S_IFREG && refused != nil {
+		kind = 0
 	}
 	var fd int
 	var err error
@@ -340,6 +355,13 @@ func (c call) create(dir int32, name string, flags int, mode uint32) notify.Resp
 	const never = unix.O_TRUNC
 	how := flags&^never | unix.O_CLOEXEC | unix.O_NOCTTY | unix.O_EXCL | unix.O_NOFOLLOW
 	fd, err := unix.Openat(up, base, how, n.disk())
+	if _, asks := c.asks(); asks && err == unix.EEXIST && flags&unix.O_EXCL == 0 {
+		r, err := c.createLinked(up, base, dir, name, flags, mode)
+		if err != nil {
+			return failure(err)
+		}
+		return r
+	}
 	if err == unix.EEXIST && flags&unix.O_EXCL == 0 { // a link to what is not there, or somebody was first
 		how = how&^(unix.O_EXCL|unix.O_NOFOLLOW) | flags&(unix.O_TRUNC|unix.O_NOFOLLOW)
 		fd, err = c.createThrough(up, base, how, n)
@@ -488,6 +510,9 @@ func (c call) openTemporary(dir int32, addr uint64, flags int, mode uint32) noti
 		return c.otherwise(err)
 	}
 	defer at.close()
+	if err := c.permits(at, 3); err != nil {
+		return failure(err)
+	}
 	if err := c.mayChange(at); err != nil {
 		return failure(err)
 	}

@@ -66,6 +66,29 @@ func (in *Inside) Executable(pid, fd int) error {
 	return nil
 }
 
+// Enters says whether a process may have the directory, which Find opened, as its
+// working directory.
+func (in *Inside) Enters(pid, fd int) error {
+	c := call{Request: &notify.Request{PID: pid}, ids: in.ids, roots: in.roots, in: in}
+	f := file{path: ours(fd).path, fd: -1}
+	l, err := c.look(f)
+	if err == nil && l.Mode&unix.S_IFMT != unix.S_IFDIR {
+		err = unix.ENOTDIR
+	}
+	if err != nil {
+		return err
+	}
+	return c.permits(f, 1)
+}
+
+// Sees says whether a process may look into another as a debugger does
+// (ptrace(2), "Ptrace access mode checking").
+func (in *Inside) Sees(pid, other int) bool {
+	who, o := in.ids.of(pid), in.ids.of(other)
+	return who.fsuid == 0 || who == o || [3]uint32{o.ruid, o.euid, o.suid} == [3]uint32{who.fsuid, who.fsuid, who.fsuid} &&
+		[3]uint32{o.rgid, o.egid, o.sgid} == [3]uint32{who.fsgid, who.fsgid, who.fsgid}
+}
+
 // Executes gives a process the ids that executing the file gives.
 func (in *Inside) Executes(pid, fd int) error {
 	c := call{Request: &notify.Request{PID: pid}, ids: in.ids, roots: in.roots, in: in}

@@ -49,8 +49,10 @@ func (p place) close() {
 	}
 }
 
-// placeOf finds what a call changes the name of, for someone who may.
-func (c call) placeOf(dir int32, addr uint64) (p place, err error) {
+// placeOf finds what a call changes the name of, for someone who may. A name that
+// is to be taken away is not there before that is forbidden, and one that is
+// made is.
+func (c call) placeOf(dir int32, addr uint64, does fate) (p place, err error) {
 	p.dir = -1
 	name, err := c.name(addr)
 	if err != nil {
@@ -62,6 +64,15 @@ func (c call) placeOf(dir int32, addr uint64) (p place, err error) {
 	if p.dir, p.base, err = c.parent(dir, name); err != nil || p.base == "" {
 		return p, err
 	}
+	if err = c.permitsAt(p, does); err != nil {
+		p.close()
+		p.dir = -1
+	}
+	return p, err
+}
+
+// permitsAt says why the caller may not do that to a name.
+func (c call) permitsAt(p place, does fate) error {
 	l, err := c.look(file{path: ours(p.dir).path, fd: -1})
 	if err == nil && !c.ids.of(c.PID).may(l, 3) {
 		err = unix.EACCES
@@ -69,19 +80,33 @@ func (c call) placeOf(dir int32, addr uint64) (p place, err error) {
 	if err == nil {
 		err = c.mayChangeAt(p.dir, p.base)
 	}
-	if err != nil {
-		p.close()
-		p.dir = -1
+	var st unix.Stat_t
+	switch there := unix.Fstatat(p.dir, p.base, &st, unix.AT_SYMLINK_NOFOLLOW); {
+	case err != nil && does == taken && there == unix.ENOENT:
+		return unix.ENOENT
+	case err != nil && does == made && there == nil:
+		return unix.EEXIST
+	case err == nil && does != made && there == nil:
+		return c.permitsRemoval(p)
 	}
-	return p, err
+	return err
 }
+
+// fate is what becomes of a name.
+type fate int
+
+const (
+	made     fate = iota
+	taken         // what is there
+	replaced      // what may be there
+)
 
 func (c call) makeLink(text uint64, dir int32, addr uint64) notify.Response {
 	to, err := c.name(text)
 	if err != nil {
 		return failure(err)
 	}
-	p, err := c.placeOf(dir, addr)
+	p, err := c.placeOf(dir, addr, made)
 	if err != nil {
 		return failure(err)
 	}
@@ -104,7 +129,7 @@ func (c call) makeLink(text uint64, dir int32, addr uint64) notify.Response {
 }
 
 func (c call) remove(dir int32, addr uint64, flags int) notify.Response {
-	p, err := c.placeOf(dir, addr)
+	p, err := c.placeOf(dir, addr, taken)
 	if err != nil {
 		return failure(err)
 	}
@@ -126,18 +151,21 @@ func (c call) rename(fromDir int32, from uint64, toDir int32, to uint64, flags u
 	if flags&unix.RENAME_WHITEOUT != 0 {
 		return notify.Errno(unix.EPERM)
 	}
-	a, err := c.placeOf(fromDir, from)
+	a, err := c.placeOf(fromDir, from, taken)
 	if err != nil {
 		return failure(err)
 	}
 	defer a.close()
-	b, err := c.placeOf(toDir, to)
+	b, err := c.placeOf(toDir, to, replaced)
 	if err != nil {
 		return failure(err)
 	}
 	defer b.close()
 	if a.base == "" || b.base == "" {
 		return notify.Errno(unix.EBUSY)
+	}
+	if err := c.permitsMove(a, b); err != nil {
+		return failure(err)
 	}
 	if c.in.standsForDevice(a) || c.in.standsForDevice(b) {
 		return notify.Errno(unix.EXDEV) // it is in no file system of the step's
@@ -160,7 +188,7 @@ func (c call) link(fromDir int32, from uint64, toDir int32, to uint64, flags int
 		return failure(err)
 	}
 	defer f.close()
-	b, err := c.placeOf(toDir, to)
+	b, err := c.placeOf(toDir, to, made)
 	if err != nil {
 		return failure(err)
 	}
@@ -261,6 +289,9 @@ func (c call) getAttribute(f file) notify.Response {
 	if name == attribute {
 		return notify.Errno(unix.ENODATA)
 	}
+	if err := c.permitsAttribute(f, name, 4); err != nil {
+		return failure(err)
+	}
 	b := make([]byte, maxAttribute)
 	n, err := unix.Getxattr(f.path, name, b)
 	if err != nil {
@@ -292,6 +323,9 @@ func (c call) setAttribute(f file) notify.Response {
 	if c.Args[3] > maxAttribute {
 		return notify.Errno(unix.E2BIG)
 	}
+	if err := c.permitsAttribute(f, name, 2); err != nil {
+		return failure(err)
+	}
 	if err := c.mayChange(f); err != nil {
 		return failure(err)
 	}
@@ -312,6 +346,9 @@ func (c call) removeAttribute(f file) notify.Response {
 	}
 	if name == attribute {
 		return notify.Errno(unix.ENODATA)
+	}
+	if err := c.permitsAttribute(f, name, 2); err != nil {
+		return failure(err)
 	}
 	if err := c.mayChange(f); err != nil {
 		return failure(err)

@@ -137,6 +137,7 @@ func (c call) open(dir int32, name string, flags uint64) (int, error) {
 	if n, below, ok := belowDescriptor(name); ok {
 		dir, name = n, below
 	}
+	who, asks := c.asks()
 	if !strings.HasPrefix(name, "/") {
 		from := c.descriptor(dir)
 		base, err := unix.Open(from.path, unix.O_PATH|unix.O_CLOEXEC, 0)
@@ -148,6 +149,9 @@ func (c call) open(dir int32, name string, flags uint64) (int, error) {
 			return -1, unix.ENOENT
 		}
 		defer unix.Close(base)
+		if asks {
+			return c.walk(who, base, name, flags)
+		}
 		fd, err := openat2(base, name, flags, unix.RESOLVE_BENEATH)
 		if !errors.Is(err, unix.EXDEV) {
 			return fd, err
@@ -156,6 +160,9 @@ func (c call) open(dir int32, name string, flags uint64) (int, error) {
 		if name, err = c.absolute(dir, name); err != nil {
 			return -1, err
 		}
+	}
+	if asks {
+		return c.walk(who, -1, name, flags)
 	}
 	if c.in.translates() {
 		return openat2(int(c.in.root.Fd()), name, flags, unix.RESOLVE_IN_ROOT)

@@ -50,8 +50,13 @@ func (c call) setBothTimes(f file, l looked, err error, times uint64, form times
 	if err == nil {
 		err = c.mayChange(f)
 	}
-	if who := c.ids.of(c.PID); err == nil && who.fsuid != 0 && who.fsuid != l.uid && (times != 0 || !who.may(l, 2)) {
-		err = unix.EPERM
+	if who := c.ids.of(c.PID); err == nil && who.fsuid != 0 && who.fsuid != l.uid {
+		switch {
+		case times != 0:
+			err = unix.EPERM
+		case !who.may(l, 2):
+			err = unix.EACCES
+		}
 	}
 	if err != nil {
 		return failure(err)

@@ -338,6 +338,8 @@ func (w *Warden) readlinkCall(r *notify.Request, name, buf uint64, size int) not
 	text := a.text
 	switch {
 	case a.rest == "" && text != "":
+	case a.pid != 0 && a.link() && !w.sees(r, a):
+		return notify.Errno(unix.EACCES)
 	case a.pid != 0 && a.link():
 		errno := unix.ENOENT
 		if !w.as(r, func() { text, errno = w.linkOf(a) }) || errno != 0 {

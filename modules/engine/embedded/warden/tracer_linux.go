@@ -321,6 +321,9 @@ func (t *tracer) givePath(k *tracee, regs *registers, arg int) error {
 	if _, ok := t.w.inside(outside); !ok {
 		return unix.ENOENT
 	}
+	if err := t.w.files.Enters(k.tid, fd); err != nil {
+		return err
+	}
 	if len(outside)+1 > roomSize {
 		return unix.ENAMETOOLONG
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path"
 	"runtime"
 	"slices"
 	"strings"
@@ -134,6 +135,8 @@ func (w *Warden) special(r *notify.Request, name string, follow bool) (int, bool
 	switch {
 	case !link && !a.file(), link && !follow:
 		return -1, false, nil
+	case !w.sees(r, a):
+		return -1, true, unix.EACCES
 	case a.rest == "exe":
 		program, errno := w.linkOf(a)
 		if errno != 0 {
@@ -147,6 +150,16 @@ func (w *Warden) special(r *notify.Request, name string, follow bool) (int, bool
 		return -1, true, errno
 	}
 	return fd, true, nil
+}
+
+// sees: what a process has open, and its memory, are for its user alone.
+func (w *Warden) sees(r *notify.Request, a asked) bool {
+	return !w.translates() || a.pid == 0 || a.pid == r.PID || slices.Contains(shownToAll, path.Base(a.rest)) || w.files.Sees(r.PID, a.pid)
+}
+
+// shownToAll are the files about a process that everybody may read.
+var shownToAll = []string{
+	"cmdline", "comm", "stat", "statm", "status", "limits", "oom_score", "oom_score_adj", "sched", "schedstat", "children", "wchan",
 }
 
 // translate answers one call.

@@ -30,6 +30,20 @@ func probe(args []string) int {
 		}
 		fmt.Println("ordinary: as in a root of its own")
 		return 7
+	case "users":
+		if err := probeUsers(); err != nil {
+			fmt.Println(err)
+			return 1
+		}
+		fmt.Println("users: held apart")
+		return 0
+	case "other":
+		if err := probeOther(args[2]); err != nil {
+			fmt.Println(err)
+			return 1
+		}
+		fmt.Println("no more than it may")
+		return 0
 	case "where": // what it is says where it lies
 		self, _ := os.ReadFile("/proc/self/maps")
 		fmt.Println(strings.Contains(string(self), "/other/"), "other"[:5*min(1, strings.Count(string(self), "/other/"))])

@@ -73,11 +73,7 @@ func (w *Warden) openIn(name string, flags uint64) (int, unix.Errno) {
 func descriptorPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
 func (w *Warden) connectPath(r *notify.Request, e *endpoint, a address) unix.Errno {
-	name, errno := w.pathIn(r, a)
-	if errno != 0 {
-		return errno
-	}
-	fd, errno := w.openIn(name, unix.O_PATH)
+	fd, errno := w.findSocket(r, a)
 	if errno != 0 {
 		return errno
 	}
@@ -86,6 +82,33 @@ func (w *Warden) connectPath(r *notify.Request, e *endpoint, a address) unix.Err
 		return unix.EACCES
 	}
 	return errnoOrNone(unix.Connect(e.fd, &unix.SockaddrUnix{Name: descriptorPath(fd)}))
+}
+
+// findSocket opens (O_PATH) what an address names.
+func (w *Warden) findSocket(r *notify.Request, a address) (int, unix.Errno) {
+	if w.translates() {
+		name, _, _ := bytes.Cut(a.path, []byte{0})
+		return w.findInside(r, string(name))
+	}
+	name, errno := w.pathIn(r, a)
+	if errno != 0 {
+		return -1, errno
+	}
+	return w.openIn(name, unix.O_PATH)
+}
+
+// findInside opens (O_PATH) what a path names in the root of a translated step,
+// for who may.
+func (w *Warden) findInside(r *notify.Request, name string) (int, unix.Errno) {
+	fd, err := w.files.Find(r.PID, unix.AT_FDCWD, name, 0)
+	if err != nil {
+		return -1, errnoOf(err)
+	}
+	if _, ok := w.inside(readlinkIn(unix.AT_FDCWD, descriptorPath(fd))); !ok {
+		unix.Close(fd)
+		return -1, unix.ENOENT
+	}
+	return fd, 0
 }
 
 func (w *Warden) bindUnix(r *notify.Request, e *endpoint, a address) notify.Response {
@@ -164,7 +187,11 @@ func (w *Warden) bindPath(r *notify.Request, e *endpoint, a address) unix.Errno 
 	if !ok || base == "." || base == ".." || base == "/" {
 		return unix.EADDRINUSE
 	}
-	dir, errno := w.openIn(strings.TrimSuffix(name, base), unix.O_PATH|unix.O_DIRECTORY)
+	find := func(up string) (int, unix.Errno) { return w.openIn(up, unix.O_PATH|unix.O_DIRECTORY) }
+	if w.translates() {
+		find = func(up string) (int, unix.Errno) { return w.findInside(r, up) }
+	}
+	dir, errno := find(strings.TrimSuffix(name, base))
 	if errno != 0 {
 		return errno
 	}
