@@ -21,6 +21,7 @@ var (
 	pypiAgent  = regexp.MustCompile(`^(pip|uv|poetry|pdm|pipenv|twine)/`)
 	goModule   = regexp.MustCompile(`^(/.*)?/@(v/[^/]+|latest)$`)                             // the GOPROXY protocol
 	goSums     = regexp.MustCompile(`^/(supported|latest|lookup/[^/]+.*@.+|tile/[0-9]+/.+)$`) // a checksum database
+	nodeGyp    = regexp.MustCompile(`/node-v[0-9][^/]*-headers\.tar\.gz$`)                    // what node-gyp asks for
 	debianFile = regexp.MustCompile(`^(/(?:.*/)?)(dists/.+/(In)?Release(\.gpg)?|dists/.+/(Packages|Sources).*|pool/.+\.(deb|dsc))$`)
 )
 
@@ -44,6 +45,9 @@ func remedyFor(r *http.Request) string {
 		return standIn(u, "Debian", apt[1], "debian") + " (of another distribution or vendor: bring its packages into the build context)"
 	case pypiInfo.MatchString(u.Path):
 		return "poetry reads this of PyPI itself: " + standIn(u, "PyPI", "/pypi/", "pypi/json")
+	case nodeGyp.MatchString(u.Path):
+		return "node-gyp fetches Node.js' headers, which the image of a Node.js has: say where with ENV npm_config_nodedir=/usr/local (or the folder whose include/node they are), " +
+			"or list them under files: in mirrors.yaml"
 	case m != nil:
 		return standIn(u, "PyPI", path.Dir(strings.TrimSuffix(u.Path, "/"))+"/", "pypi/simple") + "; the same of the host of its files, as pypi/files"
 	case pythonFile.MatchString(u.Path) && (pypiAgent.MatchString(agent) || strings.HasPrefix(u.Path, "/packages/")):

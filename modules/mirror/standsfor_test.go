@@ -57,15 +57,16 @@ func TestStandsFor(t *testing.T) {
 	for url, remedy := range map[string]string{
 		"http://other.test:443/sub/@a/b/-/b-1.0.0.tgz": "standsFor: {other.test/: npm}", "http://other.test/b.tgz": "list it under files:",
 		"http://other.test/x/golang.org/x/text/@v/v0.3.0.mod": "standsFor: {other.test/x/: go}", "http://other.test/rsc.io/quote/@latest": "standsFor: {other.test/: go}",
-		"http://other.test/team/app?go-get=1":                     "mirror its repositories, git: {other.test: …}",
-		"http://other.test/debian/dists/bookworm/InRelease":       "standsFor: {other.test/debian/: debian}",
-		"http://other.test/a/debian/pool/main/h/h_1_all.deb":      "standsFor: {other.test/a/debian/: debian}",
-		"http://other.test/debian-security/dists/x/InRelease":     "standsFor: {other.test/debian-security/: debian-security}",
-		"http://other.test/pypi/simple/demo/":                     "standsFor: {other.test/pypi/simple/: pypi/simple}; the same of the host of its files",
-		"http://other.test/simple/demo":                           "standsFor: {other.test/simple/: pypi/simple}",
-		"http://other.test/packages/ab/demo-1.0-py3-none-any.whl": "standsFor: {other.test/packages/: pypi/files}",
-		"http://other.test/dl/tool-1.0.tar.gz":                    "list it under files:",
-		"http://other.test/pypi/demo/1.0/json":                    "standsFor: {other.test/pypi/: pypi/json}",
+		"http://other.test/team/app?go-get=1":                        "mirror its repositories, git: {other.test: …}",
+		"http://other.test/debian/dists/bookworm/InRelease":          "standsFor: {other.test/debian/: debian}",
+		"http://other.test/a/debian/pool/main/h/h_1_all.deb":         "standsFor: {other.test/a/debian/: debian}",
+		"http://other.test/debian-security/dists/x/InRelease":        "standsFor: {other.test/debian-security/: debian-security}",
+		"http://other.test/pypi/simple/demo/":                        "standsFor: {other.test/pypi/simple/: pypi/simple}; the same of the host of its files",
+		"http://other.test/simple/demo":                              "standsFor: {other.test/simple/: pypi/simple}",
+		"http://other.test/packages/ab/demo-1.0-py3-none-any.whl":    "standsFor: {other.test/packages/: pypi/files}",
+		"http://other.test/dl/tool-1.0.tar.gz":                       "list it under files:",
+		"http://other.test/dist/v22.1.0/node-v22.1.0-headers.tar.gz": "ENV npm_config_nodedir=/usr/local",
+		"http://other.test/pypi/demo/1.0/json":                       "standsFor: {other.test/pypi/: pypi/json}",
 	} {
 		resp, _ := get(t, plain, url)
 		if got := resp.Header; resp.StatusCode != http.StatusForbidden || !strings.Contains(got.Get("X-Drydock-Remedy"), remedy) || strings.Contains(got.Get("X-Drydock-Refused"), ":443") {
