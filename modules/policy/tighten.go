@@ -67,7 +67,7 @@ func (p Policy) Tighten(t Tightening) (Policy, []Tightened, []Problem) {
 	apply(c, "rules/provenance/builders", &r.Provenance.Builders, by.Provenance.Builders, someOfAny)
 	apply(c, "rules/provenance/hermetic", &r.Provenance.Hermetic, by.Provenance.Hermetic, mustBe(true))
 	apply(c, "rules/provenance/allowDirty", &r.Provenance.AllowDirty, by.Provenance.AllowDirty, mustBe(false))
-	apply(c, "rules/provenance/tiers", &r.Provenance.Tiers, by.Provenance.Tiers, someOfAny)
+	apply(c, "rules/provenance/tiers", &r.Provenance.Tiers, by.Provenance.Tiers, someTiers)
 	apply(c, "rules/sbom/mode", &r.SBOM.Mode, by.SBOM.Mode, stricterMode)
 	v, vby := &r.Vulnerabilities, &by.Vulnerabilities
 	apply(c, "rules/vulnerabilities/mode", &v.Mode, vby.Mode, stricterMode)
@@ -158,6 +158,14 @@ func someOf[T comparable](have, want []T) string {
 		return ""
 	}
 	return "write some of " + oneOf(have)
+}
+
+// someTiers is someOf of the tiers there are where the policy admits any.
+func someTiers(have, want []string) string {
+	if len(have) > 0 || len(want) == 0 {
+		return someOfAny(have, want)
+	}
+	return someOf(tiers[:], want)
 }
 
 // someOfAny is someOf where an empty list admits everything.

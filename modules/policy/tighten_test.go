@@ -71,3 +71,14 @@ func TestTighten(t *testing.T) {
 		})
 	}
 }
+
+// A policy that admits any tier is tightened to those there are.
+func TestTightenTiers(t *testing.T) {
+	for want, refused := range map[string]bool{"T1": false, "T3": false, "t1": true} {
+		var by Tightening
+		by.Rules.Provenance.Tiers = &[]string{want}
+		if _, changed, problems := (Policy{}).Tighten(by); refused != (len(problems) > 0) || refused == (len(changed) > 0) {
+			t.Errorf("%s: %v, %v", want, changed, problems)
+		}
+	}
+}

@@ -17,6 +17,9 @@ type Problem struct {
 // severities from mildest to worst, as grype names them.
 var severities = [...]string{"negligible", "low", "medium", "high", "critical"}
 
+// tiers are how the embedded engine may have held steps.
+var tiers = [...]string{"T1", "T2", "T3"}
+
 // families are the first parts of the rule ids.
 var families = [...]string{"signature", "provenance", "sbom", "vulnerabilities", "tests", "nonRoot"}
 
@@ -66,6 +69,11 @@ func (p Policy) Validate() []Problem {
 	for key, s := range map[string]string{"failOn": r.Vulnerabilities.FailOn, "unknownSeverityAs": r.Vulnerabilities.UnknownSeverityAs} {
 		if s != "" && !slices.Contains(severities[:], s) {
 			add(fmt.Sprintf("%q is not a severity", s), "write "+strings.Join(severities[:], ", "), "rules", "vulnerabilities", key)
+		}
+	}
+	for i, t := range r.Provenance.Tiers {
+		if !slices.Contains(tiers[:], t) {
+			add(fmt.Sprintf("%q is not a tier", t), "write "+strings.Join(tiers[:], ", "), "rules", "provenance", "tiers", fmt.Sprint(i))
 		}
 	}
 	for i, w := range p.Waivers {

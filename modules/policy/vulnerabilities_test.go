@@ -160,7 +160,7 @@ func TestAdmits(t *testing.T) {
 
 func TestValidate(t *testing.T) {
 	p := Policy{
-		Rules:   Rules{SBOM: SBOM{Mode: "maybe"}, Vulnerabilities: Vulnerabilities{FailOn: "awful"}},
+		Rules:   Rules{SBOM: SBOM{Mode: "maybe"}, Provenance: Provenance{Tiers: []string{"T3", "t2"}}, Vulnerabilities: Vulnerabilities{FailOn: "awful"}},
 		Waivers: []Waiver{{Rule: "signature"}, {Rule: "nothing", Owner: "o", Reason: "r", Expires: Date{now}}},
 	}
 	var got []string
@@ -171,6 +171,7 @@ func TestValidate(t *testing.T) {
 		got = append(got, strings.Join(problem.Path, "/")+": "+problem.Message)
 	}
 	want := []string{
+		`rules/provenance/tiers/1: "t2" is not a tier`,
 		`rules/sbom/mode: "maybe" is not a mode`,
 		`rules/vulnerabilities/failOn: "awful" is not a severity`,
 		"waivers/0/rule: a signature cannot be waived",
