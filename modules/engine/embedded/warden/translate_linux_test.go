@@ -80,7 +80,7 @@ func testInit() int {
 const testUser = 1000
 
 // runTranslated runs a command in a root as a user without privileges.
-func runTranslated(t *testing.T, root string, more func(*testStep), args ...string) (string, int) {
+func runTranslated(t testing.TB, root string, more func(*testStep), args ...string) (string, int) {
 	t.Helper()
 	if !traceable || jail.LandlockABI() < TranslatedABI {
 		t.Skip("steps cannot be traced on this architecture, or the kernel has no landlock")
@@ -127,7 +127,7 @@ func runTranslated(t *testing.T, root string, more func(*testStep), args ...stri
 }
 
 // probeRoot is a root with this program in it, static, and what it looks for.
-func probeRoot(t *testing.T) string {
+func probeRoot(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
 	for d := dir; d != "/" && d != os.TempDir(); d = filepath.Dir(d) {

@@ -44,6 +44,14 @@ func probe(args []string) int {
 		}
 		fmt.Println("no more than it may")
 		return 0
+	case "speed":
+		look, start, err := speed(args[2], args[3])
+		fmt.Println(look, start)
+		if err != nil {
+			fmt.Println(err)
+			return 1
+		}
+		return 0
 	case "where": // what it is says where it lies
 		self, _ := os.ReadFile("/proc/self/maps")
 		fmt.Println(strings.Contains(string(self), "/other/"), "other"[:5*min(1, strings.Count(string(self), "/other/"))])
