@@ -81,6 +81,12 @@ func (in *Inside) Enters(pid, fd int) error {
 	return c.permits(f, 1)
 }
 
+// Effective are the ids by which others know a process.
+func (in *Inside) Effective(pid int) (uid, gid uint32) {
+	who := in.ids.of(pid)
+	return who.euid, who.egid
+}
+
 // Sees says whether a process may look into another as a debugger does
 // (ptrace(2), "Ptrace access mode checking").
 func (in *Inside) Sees(pid, other int) bool {

@@ -44,6 +44,8 @@ func (w *Warden) handler(call int) func(*notify.Request) notify.Response {
 		return w.bind
 	case unix.SYS_GETSOCKNAME:
 		return w.getsockname
+	case unix.SYS_GETSOCKOPT:
+		return w.peerOf
 	case unix.SYS_GETPEERNAME:
 		return func(r *notify.Request) notify.Response { return w.portName(r, true) }
 	case unix.SYS_UNAME:

@@ -45,6 +45,7 @@ type endpoint struct {
 	using        int       // calls on fd that go on
 	name         []byte    // of a unix socket, as the step knows it
 	last         done      // what was done on it last
+	peers        *peers    // of a unix socket of a translated step that we connected
 }
 
 // done is a call that succeeded.

@@ -73,6 +73,9 @@ func TranslatedRules(abi int) []jail.Rule {
 	})
 	rules = append(rules, socketRules(false)...)
 	rules = append(rules, notified("getpeername")...)
+	rules = append(rules, jail.Rule{
+		Call: "getsockopt", If: when(is(1, unix.SOL_SOCKET), is(2, unix.SO_PEERCRED)), Action: jail.Notify,
+	})
 	rules = append(rules, processRules()...)
 	if abi < ScopedABI {
 		rules = append(rules, signalRules()...)

@@ -44,6 +44,8 @@ func probe(args []string) int {
 		}
 		fmt.Println("no more than it may")
 		return 0
+	case "peer":
+		return probePeer(args[2])
 	case "speed":
 		look, start, err := speed(args[2], args[3])
 		fmt.Println(look, start)

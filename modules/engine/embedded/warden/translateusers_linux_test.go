@@ -1,8 +1,10 @@
 package warden
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"strconv"
@@ -48,8 +50,70 @@ func probeUsers() error {
 	c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 5, Gid: 6}}
 	b, err := c.CombinedOutput()
 	out = append(out, expect("as user 5", err, string(b), "no more than it may\n"))
+	out = append(out, probePeers())
 	b, err = os.ReadFile("/tmp/x/secret")
 	return errors.Join(append(out, expect("root's file", err, string(b), "text"))...)
+}
+
+// probePeers: each end of a unix connection is told who is at the other.
+func probePeers() error {
+	var out []error
+	for _, at := range []string{"/tmp/x/socket", "@abstract"} {
+		l, err := net.Listen("unix", at)
+		if err != nil {
+			return err
+		}
+		defer l.Close()
+		if at[0] == '/' {
+			out = append(out, os.Chmod(at, 0o777))
+		}
+		c := exec.Command("/bin/probe", "peer", at)
+		c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 5, Gid: 6}}
+		var told bytes.Buffer
+		c.Stdout = &told
+		if err := c.Start(); err != nil {
+			return err
+		}
+		s, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		who, err := peerOf(s)
+		out = append(out, expect("the client at "+at, err, who, fmt.Sprintf("%d 5 6", c.Process.Pid)), s.Close(), c.Wait())
+		out = append(out, expect("the server at "+at, nil, told.String(), fmt.Sprintf("%d 0 0", os.Getpid())))
+	}
+	return errors.Join(out...)
+}
+
+// probePeer connects and says to whom.
+func probePeer(at string) int {
+	c, err := net.Dial("unix", at)
+	if err != nil {
+		fmt.Print(err)
+		return 1
+	}
+	defer c.Close()
+	who, err := peerOf(c)
+	if err != nil {
+		fmt.Print(err)
+		return 1
+	}
+	fmt.Print(who)
+	_, _ = c.Read(make([]byte, 1)) // until the server has looked
+	return 0
+}
+
+func peerOf(c net.Conn) (who string, err error) {
+	raw, err := c.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return "", err
+	}
+	var cred *unix.Ucred
+	err2 := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	if err = errors.Join(err, err2); err != nil {
+		return "", err
+	}
+	return fmt.Sprint(cred.Pid, cred.Uid, cred.Gid), nil
 }
 
 // probeOther is that somebody.

@@ -42,6 +42,7 @@ func (w *Warden) connectUnix(r *notify.Request, e *endpoint, a address) notify.R
 		errno = unix.ENOENT
 	}
 	if errno == 0 {
+		w.met(r, e)
 		w.sockets.did(e, r, a)
 		w.sockets.mu.Lock()
 		e.state = connected
