@@ -128,7 +128,7 @@ func TestContainedLinked(t *testing.T) {
 		user, owner int
 	}{{"root", 0, 0}, {"own", 1000, 1000}, {"of root", 1000, 0}} {
 		if translatedHere() && tc.user != 0 && tc.owner == 0 {
-			continue // users are not held apart there
+			continue // outside, where the engine is, they are not held apart
 		}
 		outside, in := filepath.Join(b.dir, "out", tc.name), filepath.Join(b.root, "srv", tc.name)
 		prepare(outside, tc.owner)

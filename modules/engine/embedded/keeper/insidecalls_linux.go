@@ -315,10 +315,7 @@ func (c call) openPath(f file, kind uint32, flags int) notify.Response {
 		return notify.Errno(unix.ENOTDIR)
 	}
 	refused := c.permits(f, 4)
-	if kind == unix.S_IFDIR && refused != nil && c.permits(f, 1) != nil {
-		return failure(refused)
-	}
-	if kind == unix.S_IFREG && refused != nil {
+	if refused != nil && (kind == unix.S_IFREG || kind == unix.S_IFDIR && c.permits(f, 1) != nil) {
 		kind = 0
 	}
 	var fd int

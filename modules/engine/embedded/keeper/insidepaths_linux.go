@@ -82,7 +82,7 @@ func (c call) permitsAt(p place, does fate) error {
 	}
 	var st unix.Stat_t
 	switch there := unix.Fstatat(p.dir, p.base, &st, unix.AT_SYMLINK_NOFOLLOW); {
-	case err != nil && does == taken && there == unix.ENOENT:
+	case err == unix.EACCES && does == taken && there == unix.ENOENT:
 		return unix.ENOENT
 	case err != nil && does == made && there == nil:
 		return unix.EEXIST
