@@ -184,6 +184,8 @@ func (n *normalizer) steady(plain io.ReaderAt, e entry) (data []byte, err error)
 		return []byte{}, nil
 	case !n.KeepTraces && pnpmFile.MatchString(e.path):
 		return steadyPnpm(plain, e, n.Epoch)
+	case !n.KeepTraces && isTrustStore(e):
+		return steadyTrustStore(plain, e, n.Epoch)
 	}
 	return nil, nil
 }
