@@ -28,7 +28,7 @@ import (
 
 // layerFormat is part of the name finished layers are kept under: it counts up
 // when the code makes other bytes of the same packages.
-const layerFormat = 1
+const layerFormat = 2
 
 const (
 	lockPoll  = 200 * time.Millisecond

@@ -189,12 +189,28 @@ func seedTree(tree *rootfs.Tree, lock *Lock, t *LockedTarget, debs []debFile) er
 			return err
 		}
 	}
+	for _, dir := range manDirs() {
+		if err := tree.Mkdir(dir, 0o755, 0, 0); err != nil {
+			return err
+		}
+	}
 	for _, d := range debs {
 		if err := addPackageFile(tree, d); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// manDirs are the folders of manual pages. The pages are left out (dpkgConf), but
+// scripts make links in them, those of Java's packages for one, and fail where they
+// are not.
+func manDirs() []string {
+	var out []string
+	for section := 1; section <= 9; section++ {
+		out = append(out, fmt.Sprintf("usr/share/man/man%d", section))
+	}
+	return out
 }
 
 func addPackageFile(tree *rootfs.Tree, d debFile) (err error) {

@@ -149,6 +149,11 @@ func TestRealFull(t *testing.T) {
 	if !strings.Contains(bodies["etc/apt/sources.list.d/debian.sources"], "http://mirror.drydock.internal/debian/") {
 		t.Error("apt in the base does not know the gateway")
 	}
+	for _, dir := range manDirs() {
+		if headers[dir] == nil {
+			t.Errorf("no %s, where packages' scripts make links", dir)
+		}
+	}
 	installInside(ctx, t, b, second)
 }
 
