@@ -1,8 +1,11 @@
 package conformance
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"dagger.io/dagger"
 )
@@ -88,16 +91,30 @@ func TestMounts(t *testing.T) {
 func TestCacheVolume(t *testing.T) {
 	each(t, func(t *testing.T, c *dagger.Client) {
 		ctx, box := within(t), busybox(t, c)
-		volume := c.CacheVolume("conformance-" + t.Name())
+		volume := c.CacheVolume(fmt.Sprintf("conformance-%s-%d", t.Name(), time.Now().UnixNano())) // an engine may keep those of earlier runs
 		seed := c.Directory().WithNewFile("seed", "s")
 		first := box.WithMountedCache("/c", volume, dagger.ContainerWithMountedCacheOpts{Source: seed}).WithExec(sh("cat /c/seed; echo one >> /c/log"))
 		if got, err := first.Stdout(ctx); err != nil || got != "s" {
 			t.Fatalf("first use: %q, %v", got, err)
 		}
-		second := box.WithMountedCache("/c", volume, dagger.ContainerWithMountedCacheOpts{Source: seed, Sharing: dagger.CacheSharingModeLocked}).
-			WithExec([]string{"cat", "/c/log"})
-		if got, err := second.Stdout(ctx); err != nil || got != "one\n" {
-			t.Errorf("second use: %q, %v", got, err)
+		type opts = dagger.ContainerWithMountedCacheOpts
+		for _, use := range []struct {
+			name string
+			opts opts
+			want string
+		}{
+			{"the same", opts{Source: seed}, "one\n"},
+			{"without a source", opts{}, ""},
+			{"locked", opts{Source: seed, Sharing: dagger.CacheSharingModeLocked}, ""},
+			{"locked again", opts{Source: seed, Sharing: dagger.CacheSharingModeLocked}, "locked\n"},
+			{"private", opts{Source: seed, Sharing: dagger.CacheSharingModePrivate}, ""},
+			{"owned", opts{Source: seed, Owner: "app"}, ""},
+		} {
+			got, err := fresh(box).WithMountedCache("/c", volume, use.opts).
+				WithExec(sh("cat /c/log || true; echo " + strings.Fields(use.name)[0] + " >> /c/log")).Stdout(ctx)
+			if err != nil || got != use.want {
+				t.Errorf("%s: %q, %v", use.name, got, err)
+			}
 		}
 	})
 }

@@ -39,7 +39,7 @@ func TestExec(t *testing.T) {
 			{"stdin from file", box.WithNewFile("/in", "from file").
 				WithExec([]string{"cat"}, dagger.ContainerWithExecOpts{RedirectStdin: "/in"}), "from file"},
 			{"stdout to file", box.WithExec([]string{"echo", "to file"}, dagger.ContainerWithExecOpts{RedirectStdout: "/out"}).
-				WithExec([]string{"cat", "/out"}), "to file\n"},
+				WithExec(sh("cat /out; stat -c '%u:%g %a' /out")), "to file\n0:0 600\n"},
 			{"stderr to file", box.WithExec(sh("echo oops >&2"), dagger.ContainerWithExecOpts{RedirectStderr: "/err"}).
 				WithExec([]string{"cat", "/err"}), "oops\n"},
 			{"much output", box.WithExec([]string{"seq", "1", "200000"}), seq(200000)},

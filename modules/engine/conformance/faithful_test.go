@@ -225,12 +225,15 @@ func TestServiceExits(t *testing.T) {
 			AsService(dagger.ContainerAsServiceOpts{Args: sh("echo out; echo bad >&2; exit 42")})
 		_, err := bad.Start(ctx)
 		var failed *dagger.ExecError
-		if !errors.As(err, &failed) || failed.ExitCode != 42 || failed.Stdout != "out" || failed.Stderr != "bad" || len(failed.Cmd) != 3 {
+		if !errors.As(err, &failed) || failed.ExitCode != 42 || failed.Stdout != "out\n" || failed.Stderr != "bad\n" || len(failed.Cmd) != 3 {
 			t.Errorf("started: %v %+v", err, failed)
 		}
 		_, err = busybox(t, c).WithServiceBinding("www", bad).WithExec([]string{"true"}).Sync(ctx)
 		if err == nil || !strings.Contains(err.Error(), "www") || !strings.Contains(err.Error(), "exit code: 42") {
 			t.Errorf("a step with the service: %v", err)
+		}
+		if !errors.As(err, &failed) || failed.ExitCode != 42 || failed.Stderr != "bad\n" {
+			t.Errorf("a step with the service: %+v", failed)
 		}
 		short := fresh(busybox(t, c)).AsService(dagger.ContainerAsServiceOpts{Args: sh("sleep 1; exit 43")})
 		begun := time.Now()

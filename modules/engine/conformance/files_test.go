@@ -49,6 +49,8 @@ func TestDirectoryEntries(t *testing.T) {
 	})
 }
 
+func second[T any](_ T, err error) error { return err }
+
 func TestDirectoryQuestions(t *testing.T) {
 	each(t, func(t *testing.T, c *dagger.Client) {
 		ctx := within(t)
@@ -68,7 +70,7 @@ func TestDirectoryQuestions(t *testing.T) {
 		}{
 			{"a.txt", dagger.DirectoryExistsOpts{}, true},
 			{"nope", dagger.DirectoryExistsOpts{}, false},
-			{"a.txt/nope", dagger.DirectoryExistsOpts{}, false},
+			{"", dagger.DirectoryExistsOpts{}, false},
 			{"sub", dagger.DirectoryExistsOpts{ExpectedType: dagger.ExistsTypeDirectoryType}, true},
 			{"sub", dagger.DirectoryExistsOpts{ExpectedType: dagger.ExistsTypeRegularType}, false},
 			{"link", dagger.DirectoryExistsOpts{ExpectedType: dagger.ExistsTypeRegularType}, true},
@@ -76,6 +78,18 @@ func TestDirectoryQuestions(t *testing.T) {
 		} {
 			if got, err := dir.Exists(ctx, tc.path, tc.opts); err != nil || got != tc.want {
 				t.Errorf("exists %s %+v: %v, %v", tc.path, tc.opts, got, err)
+			}
+		}
+		for _, through := range []string{"a.txt/nope", "link/nope"} {
+			for name, err := range map[string]error{
+				"exists":   second(dir.Exists(ctx, through)),
+				"stat":     second(dir.Stat(through).Size(ctx)),
+				"contents": second(dir.File(through).Contents(ctx)),
+				"entries":  second(dir.Entries(ctx, dagger.DirectoryEntriesOpts{Path: through})),
+			} {
+				if err == nil || !strings.Contains(err.Error(), "not a directory") {
+					t.Errorf("%s of %s: %v", name, through, err)
+				}
 			}
 		}
 	})

@@ -115,7 +115,7 @@ func TestFrom(t *testing.T) {
 			if s, err := ctr.File("/etc/arch").Contents(ctx); err != nil || s != "amd64" && s != "arm64" {
 				t.Errorf("%s: %q, %v", tag, s, err)
 			}
-			if s, err := ctr.ImageRef(ctx); err != nil || s != repository+":latest@"+digest {
+			if s, err := ctr.ImageRef(ctx); err != nil || !strings.HasSuffix(s, "/bases/small@"+digest) { // of whichever registry had it first
 				t.Errorf("%s is %q, %v", tag, s, err)
 			}
 		}

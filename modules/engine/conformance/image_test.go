@@ -169,7 +169,7 @@ func buildContext(t *testing.T, c *dagger.Client, dockerfile string) *dagger.Dir
 		WithNewFile("Dockerfile", dockerfile)
 }
 
-const dockerfile = `# syntax=example.invalid/some/frontend:1
+const dockerfile = `# syntax=docker/dockerfile:1
 FROM scratch AS base
 COPY busybox /bin/busybox
 SHELL ["/bin/busybox", "sh", "-c"]

@@ -137,6 +137,9 @@ func TestServiceUDP(t *testing.T) {
 		t.Skip("a step of tier " + tier + " sends no datagrams")
 	}
 	each(t, func(t *testing.T, c *dagger.Client) {
+		if !isEmbedded(t) {
+			t.Skip("a Dagger Engine of v0.21.7 listens on no UDP port for a service of the host")
+		}
 		server, err := (&net.ListenConfig{}).ListenPacket(t.Context(), "udp4", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)

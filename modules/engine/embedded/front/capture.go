@@ -113,7 +113,7 @@ func (c *capture) serve(ctx context.Context, id string, root executor.Mount, mou
 	hide := newRedactor(svc.server.secrets.byIDs(ids))
 	events := svc.server.hub.feed("")
 	events.serviceBegan(svc)
-	run := &captured{stdout: newTail(), stderr: newTail(), hide: hide}
+	run := &captured{service: true, stdout: newTail(), stderr: newTail(), hide: hide}
 	p.Stdout = run.tee(&serviceLog{events, svc, 1}, run.stdout, metaStdout)
 	p.Stderr = run.tee(&serviceLog{events, svc, 2}, run.stderr, metaStderr)
 	rec, err := c.Executor.Run(ctx, id, root, mounts, p, started)
@@ -146,7 +146,11 @@ func (c *capture) finish(run *captured, p executor.ProcessInfo, err error) error
 	if err == nil {
 		err = &gatewaypb.ExitError{ExitCode: 0, Err: errors.New("exit code: 0, a failure was expected")}
 	}
-	token := c.shared.failures.put(failure{args: p.Meta.Args, stdout: run.stdout.String(), stderr: run.stderr.String(), note: noteOf(err, code)})
+	failed := failure{args: p.Meta.Args, stdout: run.stdout.String(), stderr: run.stderr.String(), note: noteOf(err, code)}
+	if !run.service { // as in Dagger
+		failed.stdout, failed.stderr = strings.TrimSpace(failed.stdout), strings.TrimSpace(failed.stderr)
+	}
+	token := c.shared.failures.put(failed)
 	return fmt.Errorf("%w %s", err, token)
 }
 
@@ -157,6 +161,7 @@ func noteOf(err error, code int) string {
 
 // captured is one step's streams.
 type captured struct {
+	service        bool
 	valid          []int
 	hide           *redactor
 	dir            string // where the meta mount is, "" without one
@@ -329,6 +334,7 @@ type failure struct {
 	args           []string
 	stdout, stderr string
 	note           string
+	ext            map[string]any // not nil: it was a service's, explained already
 }
 
 // failures keeps the last failed steps' output by token. The token travels in

@@ -140,6 +140,9 @@ func withMountedCache(ctx context.Context, k *call, c *container) (any, error) {
 		return nil, usage(fmt.Sprintf("%q is not a way to share a cache", sharing), "")
 	}
 	m.sharing = mode
+	if sharing != "" { // as in Dagger: a volume for each way of sharing that is given
+		m.cache += " (" + sharing + ")"
+	}
 	src, err := objectArg[*directory](ctx, k, "source")
 	if err != nil {
 		return nil, err

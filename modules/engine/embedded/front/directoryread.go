@@ -29,6 +29,9 @@ func directoryReadFields() map[string]field {
 			return c.glob(ctx, d, c.str("pattern"))
 		}),
 		"exists": on("path:s! expectedType:s doNotFollowSymlinks:b", func(ctx context.Context, c *call, d *directory) (any, error) {
+			if c.str("path") == "" {
+				return false, nil
+			}
 			return c.exists(ctx, d, d.within(c.str("path")))
 		}),
 		"digest": on("", func(ctx context.Context, c *call, d *directory) (any, error) { return c.treeDigest(ctx, d) }),
@@ -178,14 +181,14 @@ func (c *call) look(ctx context.Context, ref gateway.Reference, at string) (*fst
 		return lstat(ctx, ref, at)
 	}
 	st, err := ref.StatFile(ctx, gateway.StatRequest{Path: at})
-	return st, absent(err)
+	return st, absent(at, err)
 }
 
 // lstat does not follow a link at the path itself.
 func lstat(ctx context.Context, ref gateway.Reference, at string) (*fstypes.Stat, error) {
 	list, err := ref.ReadDir(ctx, gateway.ReadDirRequest{Path: path.Dir(at)})
 	if err != nil {
-		return nil, absent(err)
+		return nil, absent(at, err)
 	}
 	for _, st := range list {
 		if path.Base(st.Path) == path.Base(at) {
@@ -195,12 +198,13 @@ func lstat(ctx context.Context, ref gateway.Reference, at string) (*fstypes.Stat
 	return nil, fs.ErrNotExist
 }
 
-// absent makes every way of saying "not there" fs.ErrNotExist.
-func absent(err error) error {
-	if err != nil && containsAny(err.Error(), "no such file or directory", "not a directory") {
+// absent makes every way of saying "not there" fs.ErrNotExist. As in Dagger, a
+// path through a file is an error of its own.
+func absent(at string, err error) error {
+	if err != nil && strings.Contains(err.Error(), "no such file or directory") {
 		return fs.ErrNotExist
 	}
-	return err
+	return missing(at, err)
 }
 
 func containsAny(text string, parts ...string) bool {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
 	"strings"
 
@@ -89,6 +90,7 @@ func (s *Server) solveError(err error) error {
 	}
 	var exit *gatewaypb.ExitError
 	if !errors.As(err, &exit) {
+		maps.Copy(ext, s.failures.get(err.Error()).ext)
 		return &fault{message: prefixed(place, instruction, stripTokens(rootMessage(err))), ext: ext, err: err}
 	}
 	rec := s.failures.get(err.Error())
@@ -97,7 +99,7 @@ func (s *Server) solveError(err error) error {
 		cmd = execArgs(err)
 	}
 	ext["_type"], ext["cmd"], ext["exitCode"] = "EXEC_ERROR", cmd, int(exit.ExitCode)
-	ext["stdout"], ext["stderr"] = strings.TrimSpace(rec.stdout), strings.TrimSpace(rec.stderr)
+	ext["stdout"], ext["stderr"] = rec.stdout, rec.stderr
 	message := fmt.Sprintf("process %q did not complete successfully: exit code: %d", strings.Join(cmd, " "), exit.ExitCode)
 	if rec.note != "" {
 		message += ": " + rec.note

@@ -88,6 +88,9 @@ func (m mountPoint) persists() bool {
 	return !m.readonly && m.cache == "" && !m.tmpfs && m.secret == nil && m.socket == nil
 }
 
+// redirectedMode is that of files a command's output was redirected to.
+var redirectedMode = 0o600
+
 // redirect copies what the command wrote into a file of the container.
 func (c *container) redirect(p, name string) (*container, error) {
 	if p == "" {
@@ -95,7 +98,7 @@ func (c *container) redirect(p, name string) (*container, error) {
 	}
 	p = c.abs(p)
 	return c.change(p, func(st llb.State, at string) (llb.State, error) {
-		return copyFileTo(st, at, &file{state: *c.last, path: "/" + name}, put{}), nil
+		return copyFileTo(st, at, &file{state: *c.last, path: "/" + name}, put{mode: &redirectedMode}), nil
 	})
 }
 

@@ -75,8 +75,8 @@ func containerFrom(ctx context.Context, k *call, c *container) (any, error) {
 			_, dgst, config, err := gw.ResolveImageConfig(ctx, ref, sourceresolver.Opt{
 				ImageOpt: &sourceresolver.ResolveImageOpt{Platform: &c.platform},
 			})
-			if !strings.Contains(ref, "@") {
-				out.ref += "@" + dgst.String()
+			if !strings.Contains(ref, "@") { // as Dagger writes it, without the tag
+				out.ref = ref[:strings.LastIndex(ref, ":")] + "@" + dgst.String()
 			}
 			out.config = config
 			return gateway.NewResult(), err

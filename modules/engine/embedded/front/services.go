@@ -294,8 +294,7 @@ func (l *services) hosts(ctx context.Context, bound string, ended context.Cancel
 		r, leave, err := l.use(ctx, s)
 		if err != nil {
 			done()
-			// not as a cause: what the service exited with is not how the step did
-			return nil, nil, fmt.Errorf("starting service %s: %v", alias, err) //nolint:errorlint // see above
+			return nil, nil, l.server.boundError(alias, err)
 		}
 		leaves = append(leaves, leave)
 		if r != nil {
@@ -313,6 +312,17 @@ func (l *services) hosts(ctx context.Context, bound string, ended context.Cancel
 		out = append(out, h)
 	}
 	return out, done, nil
+}
+
+// boundError is why a step could not have a service. What the service exited with
+// is not how the step did, so it is no cause; who asks finds it by a token.
+func (s *Server) boundError(alias string, err error) error {
+	text := fmt.Sprintf("starting service %s: %v", alias, err)
+	var f *fault
+	if errors.As(err, &f) && f.ext["_type"] != nil {
+		text += " " + s.failures.put(failure{ext: f.ext})
+	}
+	return errors.New(text)
 }
 
 // runTunnel listens on loopback for a service until it is asked to end.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"sync"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -176,10 +177,15 @@ func notExist(path string) error {
 	return usage(fmt.Sprintf("%s: no such file or directory", path), "")
 }
 
-// missing says in short that a path is not there.
+// missing says in short that a path is not there, or why it leads nowhere.
 func missing(path string, err error) error {
 	if err == nil {
 		return nil
+	}
+	for _, why := range []string{"not a directory", "too many levels of symbolic links", "too many links"} {
+		if strings.Contains(err.Error(), why) {
+			return usage(path+": "+why, "")
+		}
 	}
 	if errors.Is(err, os.ErrNotExist) || containsAny(err.Error(), "no such file or directory", "not found") {
 		return notExist(path)
