@@ -18,6 +18,7 @@ import (
 	"dagger.io/dagger"
 
 	"drydock/modules/artifact"
+	"drydock/modules/base/layout"
 	"drydock/modules/mirror"
 )
 
@@ -56,6 +57,9 @@ type Result struct {
 	Lock      *Lock    // with digests; the given one unless something changed
 	Changed   []string // why Lock is not the given one, a line for each difference
 	Cached    bool     // nothing was built
+
+	layers []layout.Layer // it was made of, those of platforms made here
+	reused bool           // some of them were found in the cache
 }
 
 // Builder builds bases into a cache directory. Its methods may be called

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -167,8 +168,27 @@ func (b *Builder) cached(lock *Lock) *Result {
 }
 
 // make fetches and builds what the lock says, checks the digests it knows and
-// fills in those it does not.
-func (b *Builder) make(ctx context.Context, spec Spec, lock *Lock) (r *Result, err error) {
+// fills in those it does not. Layers of the cache that a lock contradicts are
+// forgotten, and made anew: another version, or another engine, left them.
+func (b *Builder) make(ctx context.Context, spec Spec, lock *Lock) (*Result, error) {
+	r, err := b.attempt(ctx, spec, lock)
+	var other *disagreement
+	if errors.As(err, &other) && other.reused {
+		r, err = b.attempt(ctx, spec, lock)
+	}
+	return r, err
+}
+
+// disagreement is that layers make another digest than the lock has.
+type disagreement struct {
+	error
+	reused bool // some of them were found in the cache
+}
+
+// Unwrap gives what is wrong in words.
+func (d *disagreement) Unwrap() error { return d.error }
+
+func (b *Builder) attempt(ctx context.Context, spec Spec, lock *Lock) (r *Result, err error) {
 	if b.Mirrors == nil {
 		return nil, &artifact.Error{
 			Kind: artifact.KindInternal, Op: "building base " + spec.Name, Message: "no mirrors were handed in",
@@ -200,7 +220,10 @@ func (b *Builder) make(ctx context.Context, spec Spec, lock *Lock) (r *Result, e
 		return nil, err
 	}
 	if err := agree(lock, r); err != nil {
-		return nil, err
+		for _, l := range r.layers {
+			_ = os.Remove(recordOf(l.Path)) // at worst it is found again
+		}
+		return nil, &disagreement{err, r.reused}
 	}
 	done.Digest = r.Digest
 	for i := range done.Platforms {
@@ -286,6 +309,7 @@ func writeWhole(to string, data []byte) error {
 type made struct {
 	materials []artifact.Material
 	layers    []layout.Layer
+	reused    bool // some of them were found in the cache
 }
 
 // makeDebian builds every platform of a debian base: at a time, since one has
@@ -314,6 +338,7 @@ func (b *Builder) makeDebian(ctx context.Context, w *layout.Writer, spec Spec, l
 	for i, m := range all {
 		t := &lock.Platforms[i]
 		r.Materials = append(r.Materials, m.materials...)
+		r.layers, r.reused = append(r.layers, m.layers...), r.reused || m.reused
 		desc, err := w.AddImage(configuration(spec, lock, t), m.layers)
 		if err != nil {
 			return "", err
@@ -336,13 +361,14 @@ func (b *Builder) makePlatform(ctx context.Context, lock *Lock, t *LockedTarget,
 		}
 		materials = append(materials, more...)
 	}
-	layers, err := b.layers(ctx, lock, t, in, tmp)
-	return made{materials, layers}, err
+	m := made{materials: materials}
+	err = b.layers(ctx, lock, t, in, tmp, &m)
+	return m, err
 }
 
-// layers are the Debian layer and, if there are any, the toolchains'.
-func (b *Builder) layers(ctx context.Context, lock *Lock, t *LockedTarget, in fetched, tmp string) ([]layout.Layer, error) {
-	system, err := b.layer(ctx, lock, struct {
+// layers adds the Debian layer and, if there are any, the toolchains'.
+func (b *Builder) layers(ctx context.Context, lock *Lock, t *LockedTarget, in fetched, tmp string, m *made) error {
+	if err := b.layer(ctx, lock, m, struct {
 		Variant, Platform string
 		Suite             string
 		Archives          []LockedArchive
@@ -350,13 +376,11 @@ func (b *Builder) layers(ctx context.Context, lock *Lock, t *LockedTarget, in fe
 		NodeUser          bool `json:",omitempty"`
 	}{lock.Variant, t.Platform.String(), lock.Suite, lock.Archives, t.Packages, len(t.Node) > 0}, func(out io.Writer) error {
 		return b.writeSystem(ctx, out, lock, t, in.debs, tmp)
-	})
-	if err != nil {
-		return nil, err
+	}); err != nil {
+		return err
 	}
-	out := []layout.Layer{system}
 	tools := func(of any, add func(*rootfs.Tree) error) error {
-		made, err := b.layer(ctx, lock, of, func(out io.Writer) (err error) {
+		return b.layer(ctx, lock, m, of, func(out io.Writer) (err error) {
 			tree, err := rootfs.New(tmp)
 			if err != nil {
 				return err
@@ -368,20 +392,16 @@ func (b *Builder) layers(ctx context.Context, lock *Lock, t *LockedTarget, in fe
 			}
 			return tree.WriteTar(out, lock.Epoch)
 		})
-		out = append(out, made)
-		return err
 	}
 	if t.Toolchain != nil {
 		if err := tools(t.Toolchain.Sum, func(tree *rootfs.Tree) error { return addToolchain(tree, in.toolchain, t.Toolchain) }); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if len(t.Node) > 0 {
-		if err := tools(t.Node, func(tree *rootfs.Tree) error { return addNode(tree, t.Node, in.node) }); err != nil {
-			return nil, err
-		}
+		return tools(t.Node, func(tree *rootfs.Tree) error { return addNode(tree, t.Node, in.node) })
 	}
-	return out, nil
+	return nil
 }
 
 func (b *Builder) writeSystem(ctx context.Context, out io.Writer, lock *Lock, t *LockedTarget, debs []debFile, tmp string) (err error) {
@@ -413,49 +433,57 @@ func (b *Builder) writeSystem(ctx context.Context, out io.Writer, lock *Lock, t 
 
 // layer finds a finished layer by what it is made of, or makes it: bases that
 // share one share the work.
-func (b *Builder) layer(ctx context.Context, lock *Lock, of any, fill func(io.Writer) error) (_ layout.Layer, err error) {
+func (b *Builder) layer(ctx context.Context, lock *Lock, m *made, of any, fill func(io.Writer) error) (err error) {
 	key, err := json.Marshal(struct {
 		Format int
 		Epoch  int64
 		Of     any
 	}{layerFormat, lock.Epoch, of})
 	if err != nil {
-		return layout.Layer{}, err
+		return err
 	}
 	sum := sha256.Sum256(key)
-	at := filepath.Join(b.CacheDir, "layers", hex.EncodeToString(sum[:]))
-	if found, ok := finishedLayer(at); ok {
-		return found, nil
+	at := filepath.Join(b.CacheDir, "layers", hex.EncodeToString(sum[:])+".tar.gz")
+	if m.take(at) {
+		return nil
 	}
 	// Whoever comes second waits and finds it done.
-	guard := flock.New(at + ".lock")
+	guard := flock.New(strings.TrimSuffix(at, ".tar.gz") + ".lock")
 	if _, err := guard.TryLockContext(ctx, lockPoll); err != nil {
-		return layout.Layer{}, fmt.Errorf("waiting for another build of the same layer: %w", err)
+		return fmt.Errorf("waiting for another build of the same layer: %w", err)
 	}
 	defer func() { err = errors.Join(err, guard.Close()) }()
-	if found, ok := finishedLayer(at); ok {
-		return found, nil
+	if m.take(at) {
+		return nil
 	}
-	made, err := layout.CompressLayer(at+".tar.gz", fill)
+	fresh, err := layout.CompressLayer(at, fill)
 	if err != nil {
-		return layout.Layer{}, err
+		return err
 	}
-	data, err := json.Marshal(made)
+	data, err := json.Marshal(fresh)
 	if err != nil {
-		return layout.Layer{}, err
+		return err
 	}
-	return made, writeWhole(at+".json", data)
+	m.layers = append(m.layers, fresh)
+	return writeWhole(recordOf(at), data)
 }
 
-// finishedLayer reads what layer left there.
-func finishedLayer(at string) (layout.Layer, bool) {
-	data, err := os.ReadFile(at + ".json")
+// recordOf is the file that says a layer at a path is whole.
+func recordOf(at string) string { return strings.TrimSuffix(at, ".tar.gz") + ".json" }
+
+// take adds what layer left there before.
+func (m *made) take(at string) bool {
+	data, err := os.ReadFile(recordOf(at))
 	if err != nil {
-		return layout.Layer{}, false
+		return false
 	}
-	found := layout.Layer{Path: at + ".tar.gz"}
-	info, err := os.Stat(found.Path)
-	return found, err == nil && json.Unmarshal(data, &found) == nil && info.Size() == found.Size
+	found := layout.Layer{Path: at}
+	info, err := os.Stat(at)
+	if err != nil || json.Unmarshal(data, &found) != nil || info.Size() != found.Size {
+		return false
+	}
+	m.layers, m.reused = append(m.layers, found), true
+	return true
 }
 
 // configuration is the image configuration of one platform.

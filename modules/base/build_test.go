@@ -16,12 +16,13 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"drydock/modules/artifact"
+	"drydock/modules/base/layout"
 )
 
 // readJSON reads a blob of a layout.
-func readJSON(t *testing.T, layout string, d artifact.Digest, into any) {
+func readJSON(t *testing.T, dir string, d artifact.Digest, into any) {
 	t.Helper()
-	data, err := os.ReadFile(filepath.Join(layout, "blobs", "sha256", d.Hex()))
+	data, err := os.ReadFile(filepath.Join(dir, "blobs", "sha256", d.Hex()))
 	check(t, err)
 	check(t, json.Unmarshal(data, into))
 }
@@ -335,6 +336,49 @@ func TestLockIsHeldAgainstResult(t *testing.T) {
 	strict.Locked = true
 	_, err = strict.Build(ctx, minimalSpec(), nil)
 	kindOf(t, err, artifact.KindFault, "base update tiny")
+}
+
+// Layers that another version or another engine left under the same name are
+// made anew, and do not stay.
+func TestForeignLayers(t *testing.T) {
+	a := newArchive(t)
+	a.add(core(t, "1.0")...)
+	a.publish()
+	b := a.builder()
+	good, err := b.Build(t.Context(), minimalSpec(), nil)
+	check(t, err)
+	fill := func() {
+		t.Helper()
+		found, err := filepath.Glob(filepath.Join(b.CacheDir, "layers", "*.tar.gz"))
+		if err != nil || len(found) == 0 {
+			t.Fatalf("layers %q, %v", found, err)
+		}
+		for _, at := range found {
+			other, err := layout.CompressLayer(at, func(w io.Writer) error {
+				tw := tar.NewWriter(w)
+				return errors.Join(tw.WriteHeader(&tar.Header{Name: "other", Mode: 0o644, Typeflag: tar.TypeReg}), tw.Close())
+			})
+			check(t, err)
+			data, err := json.Marshal(other)
+			check(t, err)
+			check(t, os.WriteFile(recordOf(at), data, 0o644))
+		}
+		check(t, os.RemoveAll(good.Layout))
+	}
+	fill()
+	again, err := b.Build(t.Context(), minimalSpec(), good.Lock)
+	check(t, err)
+	if again.Digest != good.Digest || again.Cached {
+		t.Errorf("digest %s, not %s; cached %v", again.Digest, good.Digest, again.Cached)
+	}
+	fill()
+	wrong := good.Lock.clone()
+	wrong.Digest = artifact.Digest("sha256:" + strings.Repeat("0", 64))
+	_, err = b.Build(t.Context(), minimalSpec(), wrong)
+	kindOf(t, err, artifact.KindInternal, "the lock says")
+	if left, _ := filepath.Glob(filepath.Join(b.CacheDir, "layers", "*.json")); len(left) > 0 {
+		t.Errorf("layers that no lock agrees with stay: %q", left)
+	}
 }
 
 func TestSweep(t *testing.T) {
