@@ -76,7 +76,8 @@ func (Bench) Noop(ctx context.Context) error {
 // Engine measures the embedded engine beside runc and buildkitd, which it
 // builds, and writes ratios of medians to out/bench/engine.json. With
 // DRYDOCK_BENCH_KANIKO naming kaniko's executor, that too, as root of a default
-// container of runc's. Run it on an idle machine.
+// container of runc's; where the environment names a Dagger Engine that has this
+// machine's loopback, that too. Run it on an idle machine.
 func (Bench) Engine() error {
 	if err := sh.RunWithV(withoutCgo, "go", "run", "./pipeline", "build", "--image", "redis", "--state", ".drydock/bench", "--out", "out/bench/images"); err != nil {
 		return err

@@ -19,14 +19,19 @@ import (
 
 // job is one build as a client process is told of it.
 type job struct {
+	Kind                string // "" is the embedded engine
 	Cache, Images, Tier string
 	Base                artifact.Digest
 	Context             string // folder with a Dockerfile whose FROM is BASE
 }
 
 func (j *job) connect(ctx context.Context) (*engine.Engine, error) {
+	kind := j.Kind
+	if kind == "" {
+		kind = engine.KindEmbedded
+	}
 	return engine.Connect(ctx, engine.Config{
-		Kind: engine.KindEmbedded, CacheDir: j.Cache, Images: j.Images, Tier: j.Tier, Environ: os.Environ(), Log: io.Discard,
+		Kind: kind, CacheDir: j.Cache, Images: j.Images, Tier: j.Tier, Environ: os.Environ(), Log: io.Discard,
 	})
 }
 

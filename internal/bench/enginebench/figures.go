@@ -15,7 +15,7 @@ import (
 )
 
 var (
-	errNoDagger  = errors.New("not measured here: its engine needs privileges and is no Go module of ours")
+	errNoDagger  = errors.New("none is named (_EXPERIMENTAL_DAGGER_RUNNER_HOST, _EXPERIMENTAL_DAGGER_CLI_BIN)")
 	errNotWanted = errors.New("not asked for")
 )
 
@@ -77,6 +77,7 @@ func (f *figures) compare() {
 		{"step", "drydock", "runc"}, {"step", "drydock", "buildkitd"},
 		{"nothing changed", "drydock", "buildkitd"}, {"new commands", "drydock", "buildkitd"},
 		{"cold with pull", "drydock", "buildkitd"}, {workName, "drydock", "buildkitd"},
+		{"nothing changed", "drydock", daggerName}, {"new commands", "drydock", daggerName}, {workName, "drydock", daggerName},
 		{"nothing changed", "drydock T2", "drydock"}, {"new commands", "drydock T2", "drydock"}, {"cold with pull", "drydock T2", "drydock"},
 		{"step", "drydock T2", "drydock"}, {workName, "drydock T2", "drydock"},
 		{cpuOf + workName, "drydock T2", "drydock"},

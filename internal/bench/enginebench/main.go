@@ -2,7 +2,7 @@
 
 // Command enginebench measures the embedded engine beside its peers, in one
 // run on one machine: a bare runc for what a step costs, BuildKit's own daemon
-// for whole builds. `mage bench:engine` runs it; figures are medians, and what
+// and, where the environment names one, a Dagger Engine for whole builds. `mage bench:engine` runs it; figures are medians, and what
 // is quoted from them are ratios.
 //
 // Everyone gets the same base from the same loopback registry and the same
@@ -53,7 +53,7 @@ func command(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("enginebench", flag.ContinueOnError)
 	out := flags.String("out", "out/bench/engine.json", "file of the figures")
 	cache := flags.String("cache", ".drydock/bench/cache", "cache directory that holds the base full")
-	only := flags.String("only", "", "measure just this peer (drydock, drydock T2, buildkitd, kaniko)")
+	only := flags.String("only", "", "measure just this peer (drydock, drydock T2, buildkitd, kaniko, Dagger Engine)")
 	kaniko := flags.String("kaniko", "", "measure kaniko too, with this executor: a static program, built elsewhere")
 	work := flags.Bool("work", false, "measure just the builds of work")
 	runs := flags.Int("runs", 5, "how often each thing is measured")
