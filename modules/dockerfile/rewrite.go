@@ -73,6 +73,11 @@ func replaceFrom(lines [][]byte, n *parser.Node, ref string) {
 	for a := n.Next.Next; a != nil; a = a.Next {
 		words = append(words, a.Value)
 	}
+	rewriteLines(lines, strings.Join(words, " "))
+}
+
+// rewriteLines puts an instruction on its first line and empties the others.
+func rewriteLines(lines [][]byte, instruction string) {
 	for i, l := range lines {
 		end := ""
 		if bytes.HasSuffix(l, []byte("\r\n")) {
@@ -81,7 +86,7 @@ func replaceFrom(lines [][]byte, n *parser.Node, ref string) {
 			end = "\n"
 		}
 		if i == 0 {
-			lines[i] = []byte(strings.Join(words, " ") + end)
+			lines[i] = []byte(instruction + end)
 		} else {
 			lines[i] = []byte(end)
 		}

@@ -34,13 +34,14 @@ const (
 
 // Source is one image to build for one platform.
 type Source struct {
-	Name       string   // names the build in the materials
-	ContextDir string   // on this host; "" builds from the Dockerfile alone
-	Ignore     []string // .dockerignore patterns; what they exclude is never sent and changes no key
-	Dockerfile []byte   // with every FROM already a digest
-	Frontend   string   // image that reads the Dockerfile, as the embedded engine spells it; "" is the built-in one
-	Target     string   // stage; "" is the last
-	User       string   // who the image runs as in place of what the Dockerfile says; "" leaves it
+	Name       string         // names the build in the materials
+	ContextDir string         // on this host; "" builds from the Dockerfile alone
+	Ignore     []string       // .dockerignore patterns; what they exclude is never sent and changes no key
+	Dockerfile []byte         // with every FROM already a digest
+	History    []wire.History // of the image, for an engine that tells none; nil for one that does
+	Frontend   string         // image that reads the Dockerfile, as the embedded engine spells it; "" is the built-in one
+	Target     string         // stage; "" is the last
+	User       string         // who the image runs as in place of what the Dockerfile says; "" leaves it
 	Args       map[string]string
 	Platform   artifact.Platform
 	Epoch      int64             // seconds; every time in the result
@@ -81,10 +82,16 @@ func Build(ctx context.Context, c *dagger.Client, stepBin string, s Source) (*Bu
 	if s.KeepTraces {
 		args = append(args, "--keep-traces")
 	}
-	run := steprun.Container(c, steprun.Call{
-		Binary: stepBin, Args: args,
-		Files: map[string]*dagger.File{"/in/image.tar": tarball},
-	})
+	files := map[string]*dagger.File{"/in/image.tar": tarball}
+	if s.History != nil {
+		told, err := json.Marshal(s.History)
+		if err != nil {
+			return nil, err
+		}
+		files["/in/history.json"] = c.File("history.json", string(told))
+		args = append(args, "--history", "/in/history.json")
+	}
+	run := steprun.Container(c, steprun.Call{Binary: stepBin, Args: args, Files: files})
 	raw, err := run.File("/out/image.json").Contents(ctx)
 	if err != nil {
 		return nil, steprun.Explain(ctx, "building image", s.Name, err)

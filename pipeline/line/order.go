@@ -24,15 +24,17 @@ type order struct {
 	engine    *engine.Engine
 	step      string // the step program
 	text      []byte // the Dockerfile, every FROM a digest
+	plain     []byte // the same as the embedded engine has it, where text has more for another; nil otherwise
 	bases     []baseReady
 	secrets   map[string]string
 	agent     string   // socket of its ssh agent, "" for none
 	private   []string // ids of those the image may not hold
 	emulators []artifact.Material
-	reader    reader            // what reads the Dockerfile
-	labels    map[string]string // that the image gets
-	inherited map[string]string // that it would get from its base, and does not
-	free      bool              // its lock is not held to
+	reader    reader              // what reads the Dockerfile
+	labels    map[string]string   // that the image gets
+	inherited map[string]string   // that it would get from its base, and does not
+	fetched   []artifact.Material // by us, for an engine that does not ask the gateway
+	free      bool                // its lock is not held to
 }
 
 // build makes one platform of an image.
@@ -91,11 +93,15 @@ func (l *Line) order(ctx context.Context, n plan.Node, in run.Inputs) (*order, e
 	}
 	o.private = slices.Sorted(maps.Keys(o.secrets))
 	if !o.engine.Hermetic {
+		o.plain = o.text
 		var addresses map[string]string
 		if o.text, addresses, err = l.withMirrors(ctx, img, o.text, refs, variant); err != nil {
 			return nil, err
 		}
 		maps.Copy(o.secrets, addresses)
+		if err := l.withFiles(ctx, o); err != nil {
+			return nil, err
+		}
 	}
 	if o.labels, o.inherited, err = l.labels(img, variant, *n.Platform, refs, bases); err != nil {
 		return nil, err
@@ -136,8 +142,12 @@ func (l *Line) carryOut(ctx context.Context, o *order) (*builtImage, error) {
 	}
 	// What is exported or tested later is asked for by what it was made of.
 	l.onClose(func() error { done(); return nil })
+	told, err := o.history(ctx, b.Epoch)
+	if err != nil {
+		return nil, err
+	}
 	b.Built, err = image.Build(ctx, o.engine.Client, o.step, image.Source{
-		Name: b.Name, ContextDir: contextDir, Ignore: o.img.Ignore, Dockerfile: text, Frontend: o.reader.spelling, Target: o.img.Target, User: o.img.User, Args: o.variant.Args,
+		Name: b.Name, ContextDir: contextDir, Ignore: o.img.Ignore, Dockerfile: text, History: told, Frontend: o.reader.spelling, Target: o.img.Target, User: o.img.User, Args: o.variant.Args,
 		Platform: b.Platform, Epoch: b.Epoch, BaseLayers: layers, Secrets: secrets, Private: o.private, SSH: o.agent,
 		Labels: o.labels, Inherited: o.inherited, CacheMounts: under.cacheMounts(), KeepTraces: o.img.KeepTraces,
 	})
@@ -145,7 +155,7 @@ func (l *Line) carryOut(ctx context.Context, o *order) (*builtImage, error) {
 		return nil, l.named(err, o.img, under)
 	}
 	err = l.takeFetched(b, under)
-	b.Materials = slices.Concat(b.Materials, o.emulators, o.reader.materials)
+	b.Materials = slices.Concat(b.Materials, o.fetched, o.emulators, o.reader.materials)
 	l.mu.Lock()
 	l.built = append(l.built, b)
 	l.mu.Unlock()

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
@@ -25,6 +26,7 @@ func runNormalize(_ context.Context, args []string, std streams) error {
 	fs.Var(labels, "label", "key=value to say of the image, as label and annotation; may be repeated")
 	fs.Var(inherited, "inherited", "key=value of a label to leave out, since it speaks of the base; may be repeated")
 	keepTraces := fs.Bool("keep-traces", false, "leave what package managers leave behind: logs, caches, lists")
+	told := fs.String("history", "", "file with the history of the image, as JSON, in place of the archive's")
 	maxBytes := fs.Int64("max-bytes", normalize.DefaultMaxBytes, "how much the layers may unpack to")
 	if err := parse(fs, args, std, "in", "out"); err != nil {
 		return err
@@ -35,6 +37,15 @@ func runNormalize(_ context.Context, args []string, std streams) error {
 	var err error
 	if o.BaseLayers, err = digests(*base); err != nil {
 		return err
+	}
+	if *told != "" {
+		raw, err := os.ReadFile(*told)
+		if err == nil {
+			err = json.Unmarshal(raw, &o.History)
+		}
+		if err != nil {
+			return fmt.Errorf("reading the history: %w", err)
+		}
 	}
 	if *platform != "" {
 		p, err := artifact.ParsePlatform(*platform)

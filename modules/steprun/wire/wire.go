@@ -16,6 +16,14 @@ import (
 // the same source as the program that calls it, so it is only ever compared.
 const Version = 1
 
+// History is one entry of an image's history (OCI image-spec, config.md).
+type History struct {
+	CreatedBy  string `json:"created_by,omitempty"`
+	Author     string `json:"author,omitempty"`
+	Comment    string `json:"comment,omitempty"`
+	EmptyLayer bool   `json:"empty_layer,omitempty"`
+}
+
 // ErrorPrefix starts the line on stderr in which the step program reports the
 // error that ended it.
 const ErrorPrefix = "drydock-step-error: "

@@ -37,6 +37,7 @@ type Options struct {
 	MaxBytes   int64              // all layers unpacked; 0 is DefaultMaxBytes
 	MaxEntries int                // files of one layer; 0 is DefaultMaxEntries
 	KeepTraces bool               // what package managers leave behind stays
+	History    []wire.History     // in place of the archive's, or none if it is of other layers; nil leaves that
 }
 
 // Bounds that hold when Options has none.
@@ -123,6 +124,7 @@ func (n *normalizer) finish(out *wire.Image, cfg *config, blobs []ociarchive.Con
 		cfg.RootFS.DiffIDs[i] = l.DiffID
 		out.Size += l.Size
 	}
+	cfg.tell(n.History, len(n.BaseLayers))
 	annotations, err := n.describe(cfg)
 	if err != nil {
 		return nil, refuse(err)
@@ -311,6 +313,8 @@ func (c *config) normalized(epoch time.Time) *config {
 		switch k {
 		case "Hostname", "Domainname", "Image", "AttachStdin", "AttachStdout", "AttachStderr", "Tty", "OpenStdin", "StdinOnce":
 			continue // of the container a builder once ran, not of the image
+		case "ArgsEscaped":
+			continue // of Windows; BuildKit sets it with every CMD, a Dagger Engine never
 		}
 		if s := string(v); s != "null" && s != `""` && s != "{}" && s != "false" {
 			out.Config[k] = canonical(v)
@@ -344,6 +348,35 @@ func baseFirst(all []history) []history {
 		}
 	}
 	return out
+}
+
+// tell replaces the history. What is told begins with the base's own, which may
+// have none: then something is made up for its layers, as BuildKit does.
+func (c *config) tell(told []wire.History, base int) {
+	if told == nil {
+		return
+	}
+	if string(c.Config["WorkingDir"]) == `"/"` {
+		delete(c.Config, "WorkingDir") // a Dagger Engine says it of every image
+	}
+	layers := 0
+	for _, h := range told {
+		if !h.EmptyLayer {
+			layers++
+		}
+	}
+	if silent := len(c.RootFS.DiffIDs) - layers; silent != 0 && silent != base {
+		c.History = nil // the engine made other layers than the Dockerfile says
+		return
+	}
+	all := make([]history, 0, len(told)+base)
+	for range len(c.RootFS.DiffIDs) - layers {
+		all = append(all, history{Comment: exporterComment})
+	}
+	for _, h := range told {
+		all = append(all, history{CreatedBy: h.CreatedBy, Author: h.Author, Comment: h.Comment, EmptyLayer: h.EmptyLayer})
+	}
+	c.History = all
 }
 
 // canonical is the same JSON value with its keys sorted.

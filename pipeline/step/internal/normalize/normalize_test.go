@@ -384,7 +384,7 @@ func TestConfiguration(t *testing.T) {
 	img := imagetest.Image{
 		Layers: []imagetest.Layer{{Files: files()}},
 		Config: map[string]any{"User": "app", "Env": []string{"A=b"}, "Healthcheck": map[string]any{"Test": []string{"CMD", "true"}},
-			"ExposedPorts": map[string]any{"80/tcp": map[string]any{}}, "Image": "sha256:builder", "Hostname": "x"},
+			"ExposedPorts": map[string]any{"80/tcp": map[string]any{}}, "Image": "sha256:builder", "Hostname": "x", "ArgsEscaped": true},
 		Extra:   map[string]any{"moby.buildkit.cache.v0": "x"},
 		History: []map[string]any{{"created": "2026-11-22T00:00:00Z", "created_by": "[stage-1 2/2] RUN x # buildkit", "comment": "buildkit.dockerfile.v0"}},
 	}
@@ -408,7 +408,7 @@ func TestConfiguration(t *testing.T) {
 	if m.Config.Digest != r.ConfigID {
 		t.Errorf("config digest %s, reported %s", m.Config.Digest, r.ConfigID)
 	}
-	for _, bad := range []string{"moby.buildkit", "stage-1", "builder", "Hostname", "buildkit.dockerfile", "2026-01-02", "2026-11-22"} {
+	for _, bad := range []string{"moby.buildkit", "stage-1", "builder", "Hostname", "ArgsEscaped", "buildkit.dockerfile", "2026-01-02", "2026-11-22"} {
 		if strings.Contains(string(raw), bad) {
 			t.Errorf("configuration still has %q: %s", bad, raw)
 		}
@@ -422,6 +422,62 @@ func TestConfiguration(t *testing.T) {
 	}
 	if r.Config.User != "app" || len(r.Config.Ports) != 1 {
 		t.Errorf("reported %+v", r.Config)
+	}
+}
+
+// An engine that tells no history is told it; what it made otherwise has none.
+func TestHistoryIsTold(t *testing.T) {
+	t.Parallel()
+	one := imagetest.Layer{Files: files()}
+	img := imagetest.Image{
+		Layers: []imagetest.Layer{one, {Files: []imagetest.File{{Name: "etc/more", Body: "x"}}}},
+		Config: map[string]any{"WorkingDir": "/"},
+		History: []map[string]any{
+			{"created_by": "x", "comment": "buildkit.exporter.image.v0"}, {"created_by": "x", "comment": "buildkit.exporter.image.v0"},
+		},
+	}
+	told := []wire.History{{CreatedBy: "COPY x", Comment: "buildkit.dockerfile.v0"}, {CreatedBy: "CMD y", EmptyLayer: true}}
+	base := []artifact.Digest{artifact.Digest("sha256:" + strings.Repeat("1", 64))} // as many as there are counts
+	for name, c := range map[string]struct {
+		told []wire.History
+		want string
+	}{
+		"the base says nothing": {told, "layer of the base image|COPY x|CMD y"},
+		"all of it is told":     {append([]wire.History{{CreatedBy: "RUN base"}}, told...), "RUN base|COPY x|CMD y"},
+		"other layers":          {append([]wire.History{{CreatedBy: "a"}, {CreatedBy: "b"}}, told...), ""},
+		"nothing is told":       {nil, "layer of the base image|layer of the base image"},
+	} {
+		_, out, err := normalizeImage(t, img, Options{History: c.told, BaseLayers: base})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, err := ociarchive.Open(out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, m, err := a.Image()
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, err := a.Document(m.Config)
+		_ = a.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg, err := parseConfig(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, h := range cfg.History {
+			got = append(got, h.CreatedBy)
+		}
+		if strings.Join(got, "|") != c.want {
+			t.Errorf("%s: %q", name, got)
+		}
+		if has := cfg.Config["WorkingDir"] != nil; has != (c.told == nil) {
+			t.Errorf("%s: WorkingDir is there: %v", name, has)
+		}
 	}
 }
 
