@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"drydock/modules/engine"
@@ -53,7 +54,7 @@ func command(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("enginebench", flag.ContinueOnError)
 	out := flags.String("out", "out/bench/engine.json", "file of the figures")
 	cache := flags.String("cache", ".drydock/bench/cache", "cache directory that holds the base full")
-	only := flags.String("only", "", "measure just this peer (drydock, drydock T2, buildkitd, kaniko, Dagger Engine)")
+	only := flags.String("only", "", "measure just these peers, separated by commas (drydock, drydock T2, buildkitd, kaniko, Dagger Engine)")
 	kaniko := flags.String("kaniko", "", "measure kaniko too, with this executor: a static program, built elsewhere")
 	work := flags.Bool("work", false, "measure just the builds of work")
 	runs := flags.Int("runs", 5, "how often each thing is measured")
@@ -65,7 +66,7 @@ func command(ctx context.Context, args []string) error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(tmp) }()
-	b := &bench{tmp: tmp, runs: *runs, only: *only, work: *work, kaniko: *kaniko, figures: newFigures()}
+	b := &bench{tmp: tmp, runs: *runs, only: strings.FieldsFunc(*only, func(r rune) bool { return r == ',' }), work: *work, kaniko: *kaniko, figures: newFigures()}
 	if b.base, err = openBase(ctx, filepath.Join(*cache, "bases-registry")); err != nil {
 		return err
 	}

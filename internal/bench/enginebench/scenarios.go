@@ -30,9 +30,9 @@ type builder interface {
 type bench struct {
 	tmp     string
 	runs    int
-	only    string // peer; empty: all
-	work    bool   // only the builds of work
-	kaniko  string // its executor; empty: there is none
+	only    []string // peers; empty: all
+	work    bool     // only the builds of work
+	kaniko  string   // its executor; empty: there is none
 	base    *base
 	figures *figures
 	serial  int
@@ -46,7 +46,7 @@ func (b *bench) all(ctx context.Context) error {
 	}
 	kit := &buildkit{b: b}
 	peers := []builder{&drydock{b: b}, &drydock{b: b, tier: "T2"}}
-	if b.only != "" && b.only != kit.name() {
+	if !b.wanted(kit.name()) {
 		b.figures.leave(kit.name(), errNotWanted)
 	} else if err := kit.get(ctx); err != nil {
 		b.figures.leave("buildkitd", err)
@@ -59,9 +59,7 @@ func (b *bench) all(ctx context.Context) error {
 	} else {
 		peers = append(peers, theirs)
 	}
-	if b.only != "" {
-		peers = slices.DeleteFunc(peers, func(p builder) bool { return p.name() != b.only })
-	}
+	peers = slices.DeleteFunc(peers, func(p builder) bool { return !b.wanted(p.name()) })
 	for _, p := range peers {
 		if err := b.peer(ctx, p); err != nil {
 			if p.name() == "drydock" {
@@ -84,10 +82,12 @@ func (b *bench) all(ctx context.Context) error {
 	return nil
 }
 
+func (b *bench) wanted(peer string) bool { return len(b.only) == 0 || slices.Contains(b.only, peer) }
+
 // other measures kaniko, when it is there.
 func (b *bench) other(ctx context.Context) error {
 	k, err := newKaniko(b, b.kaniko)
-	if err == nil && (b.work || b.only != "" && b.only != kanikoName) {
+	if err == nil && (b.work || !b.wanted(kanikoName)) {
 		err = errNotWanted
 	}
 	if err == nil {
