@@ -44,6 +44,7 @@ type Input struct {
 
 	Hermetic bool     // every step reached nothing but the mirrors
 	Observed bool     // steps were let out and watched; never hermetic
+	Egress   string   // whether the engine's own network let steps out: open or closed; "" where that was not tried
 	Gaps     []string // why not, or which materials are not known
 
 	Materials  []artifact.Material // what the steps fetched
@@ -132,7 +133,7 @@ type (
 		Engine   Engine   `json:"engine"`
 		Frontend string   `json:"frontend,omitempty"`
 		Hermetic bool     `json:"hermetic"`
-		Egress   string   `json:"egress,omitempty"` // observed: let out and written down; "" the mirrors only, or what the engine gives
+		Egress   string   `json:"egress,omitempty"` // observed: let out and written down; open, closed: what a step found of the engine's own network; "" the mirrors only
 		Gaps     []string `json:"gaps,omitempty"`
 		Dirty    bool     `json:"dirty"`
 		Epoch    int64    `json:"epoch"`
@@ -233,17 +234,20 @@ func (in Input) definition() buildDefinition {
 	return buildDefinition{
 		BuildType: BuildType, ExternalParameters: ext,
 		InternalParameters: internalParameters{
-			Engine: in.Engine, Frontend: in.Frontend, Hermetic: in.Hermetic && !in.Observed, Egress: egressOf(in.Observed), Gaps: gaps, Dirty: in.Source.Dirty, Epoch: in.Epoch, Absent: absent,
+			Engine: in.Engine, Frontend: in.Frontend, Hermetic: in.Hermetic && !in.Observed, Egress: in.egress(), Gaps: gaps, Dirty: in.Source.Dirty, Epoch: in.Epoch, Absent: absent,
 		},
 		ResolvedDependencies: in.dependencies(),
 	}
 }
 
-func egressOf(observed bool) string {
-	if observed {
+func (in Input) egress() string {
+	switch {
+	case in.Observed:
 		return "observed"
+	case in.Hermetic:
+		return ""
 	}
-	return ""
+	return in.Egress
 }
 
 // dependencies lists source, bases and materials, each once and in order.

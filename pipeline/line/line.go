@@ -93,6 +93,7 @@ type Line struct {
 	mirrors    *shared[*mirror.Set]
 	engine     *shared[*engine.Engine]
 	stepProg   *shared[string]
+	egress     *shared[*egress] // of an engine that is not hermetic
 	stages     *shared[*registry.Client]
 	basesReg   *shared[*basesRegistry]
 	signer     *shared[*sign.Signer]
@@ -135,6 +136,7 @@ func New(ctx context.Context, cfg Config) *Line {
 	l.mirrors = share(l.openMirrors)
 	l.engine = share(l.openEngine)
 	l.stepProg = share(l.findStep)
+	l.egress = share(l.openEgress)
 	l.stages = share(l.openStages)
 	l.basesReg = share(l.openBases)
 	l.signer = share(l.openSigner)

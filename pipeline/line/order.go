@@ -93,6 +93,9 @@ func (l *Line) order(ctx context.Context, n plan.Node, in run.Inputs) (*order, e
 	}
 	o.private = slices.Sorted(maps.Keys(o.secrets))
 	if !o.engine.Hermetic {
+		if _, err := l.egress.get(); err != nil {
+			return nil, err
+		}
 		o.plain = o.text
 		var addresses map[string]string
 		if o.text, addresses, err = l.withMirrors(ctx, img, o.text, refs, variant); err != nil {

@@ -279,6 +279,13 @@ func (l *Line) provenance(n plan.Node, in run.Inputs) ([]byte, error) {
 	if l.cfg.CI.JobURL != "" {
 		p.Run = &provenance.Run{InvocationID: l.cfg.CI.JobURL}
 	}
+	if !e.Hermetic && !l.cfg.Observe {
+		tried, err := l.egress.get()
+		if err != nil {
+			return nil, err
+		}
+		p.Egress = tried.state
+	}
 	l.addMaterials(&p, in)
 	return provenance.Predicate(p)
 }

@@ -2,7 +2,7 @@
 // is mounted into otherwise empty containers and, as their init, into the
 // containers of images under test. It alone links syft and grype.
 //
-// Every subcommand reads files and writes files; none uses a network. It exits
+// Every subcommand reads files and writes files; none but reach uses a network. It exits
 // with the codes of the main program and reports the error that ended it on
 // one line of stderr (package wire).
 package main
@@ -41,6 +41,7 @@ func commands() []command {
 		{"sbom", "make an image archive's bill of materials", runSBOM},
 		{"scan", "find known vulnerabilities in a bill of materials", runScan},
 		{"test", "run black-box tests, as the init of the image's own container", runTest},
+		{"reach", "say which addresses the network of steps leads to", runReach},
 		{"vulndb", "import or build a vulnerability database", runVulnDB},
 	}
 }

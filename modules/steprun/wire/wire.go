@@ -24,6 +24,13 @@ type History struct {
 	EmptyLayer bool   `json:"empty_layer,omitempty"`
 }
 
+// Reach is what a step that tried its network got to.
+type Reach struct {
+	Version int      `json:"version"`
+	Tried   []string `json:"tried"`   // host:port
+	Reached []string `json:"reached"` // of them
+}
+
 // ErrorPrefix starts the line on stderr in which the step program reports the
 // error that ended it.
 const ErrorPrefix = "drydock-step-error: "
