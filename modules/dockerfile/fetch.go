@@ -143,3 +143,18 @@ func isAddress(source string) bool {
 	u, err := url.Parse(source)
 	return err != nil || !strings.HasSuffix(u.Path, ".git") && u.Fragment == ""
 }
+
+// ReachesOut says whether a build reaches something by itself though every RUN is
+// cut off and every address fetched before: what ADD clones, and a RUN that asks
+// for the machine's network or privileges.
+func (f *File) ReachesOut() bool {
+	for _, st := range f.code {
+		add, ok := st.cmd.(*instructions.AddCommand)
+		if ok && slices.ContainsFunc(add.SourcePaths, func(s string) bool {
+			return !isAddress(s) && (strings.Contains(s, "://") || strings.HasPrefix(s, "git@") || strings.Contains(s, "$"))
+		}) {
+			return true
+		}
+	}
+	return len(f.Demands()) > 0
+}

@@ -70,3 +70,39 @@ func TestCopyFetchedRefused(t *testing.T) {
 		}
 	}
 }
+
+func TestCutInRuns(t *testing.T) {
+	f, err := Parse("Dockerfile", []byte("FROM full\nRUN true\n  run --network=host a \\\n  b\nRUN --network=none c\nRUN <<X\nRUN d\nX\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := f.CutInRuns()
+	want := "FROM full\nRUN --network=none true\n  run --network=host a \\\n  b\nRUN --network=none c\nRUN --network=none <<X\nRUN d\nX\n"
+	if err != nil || string(out) != want {
+		t.Errorf("%q, %v", out, err)
+	}
+}
+
+func TestReachesOut(t *testing.T) {
+	for line, want := range map[string]bool{
+		"RUN true":                                 false,
+		"ADD https://files.example/a /":            false,
+		"ADD local /":                              false,
+		"RUN --network=none true":                  false,
+		"ADD https://git.example/a.git /":          true,
+		"ADD https://git.example/a#main /":         true,
+		"ADD git@git.example:a/b.git /":            true,
+		"ADD ssh://git@git.example/a /":            true,
+		"ADD $WHAT /":                              true,
+		"RUN --network=host true":                  true,
+		"RUN --security=insecure --network=none x": true,
+	} {
+		f, err := Parse("Dockerfile", []byte("FROM full\n"+line+"\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := f.ReachesOut(); got != want {
+			t.Errorf("%s: %v", line, got)
+		}
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/command"
+	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 )
 
 // MountInRuns gives every RUN of the stages that stand on one of the references
@@ -27,9 +28,25 @@ func (f *File) MountInRuns(on map[string]bool, mount string) ([]byte, error) {
 			byName[s.Name] = i
 		}
 	}
+	return f.flagInRuns("--mount="+mount, func(st statement) bool {
+		return st.stage >= 0 && st.stage < len(standsOn) && standsOn[st.stage]
+	})
+}
+
+// CutInRuns gives every RUN no network. One that asks for a network keeps what it
+// asks for, which engines refuse or not.
+func (f *File) CutInRuns() ([]byte, error) {
+	return f.flagInRuns("--network="+instructions.NetworkNone, func(st statement) bool {
+		run, ok := st.cmd.(*instructions.RunCommand)
+		return ok && instructions.GetNetwork(run) == instructions.NetworkDefault
+	})
+}
+
+// flagInRuns writes a flag into some RUN instructions.
+func (f *File) flagInRuns(flag string, in func(statement) bool) ([]byte, error) {
 	lines := bytes.SplitAfter(f.data, []byte("\n"))
 	for _, st := range f.code {
-		if st.stage < 0 || st.stage >= len(standsOn) || !standsOn[st.stage] || !strings.EqualFold(st.node.Value, command.Run) {
+		if !strings.EqualFold(st.node.Value, command.Run) || !in(st) {
 			continue
 		}
 		line := lines[st.node.StartLine-1]
@@ -38,7 +55,7 @@ func (f *File) MountInRuns(on map[string]bool, mount string) ([]byte, error) {
 			return nil, f.fault(st.node.StartLine, fmt.Errorf("RUN does not begin its line"), "write RUN at the beginning of the line")
 		}
 		changed := append([]byte{}, line[:at]...)
-		changed = append(changed, " --mount="+mount...)
+		changed = append(changed, " "+flag...)
 		lines[st.node.StartLine-1] = append(changed, line[at:]...)
 	}
 	return bytes.Join(lines, nil), nil

@@ -248,6 +248,7 @@ type builtImage struct {
 	Emulators []artifact.Material // what its steps ran in, part of Materials too
 	Absent    []lockfile.Absent
 	Complete  bool             // Materials is all the build fetched
+	Sealed    bool             // its steps had no network, on an engine that gives them one
 	Contacts  []mirror.Contact // hosts that are no mirrors, of an observed build
 	Lock      provenance.File  // the lock its steps were held to
 }

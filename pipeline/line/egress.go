@@ -33,6 +33,7 @@ func (l *Line) openEgress() (*egress, error) {
 	if err != nil {
 		return nil, err
 	}
+	l.note("the %s engine gives steps its own network: what it builds is not hermetic, and the provenance says so", e.Kind)
 	set, err := l.mirrors.get()
 	if err != nil {
 		return nil, err

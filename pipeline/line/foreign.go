@@ -20,15 +20,27 @@ import (
 const (
 	secretApt = "drydock-apt-sources" //nolint:gosec // a name
 	secretGo  = "drydock-goproxy"
+	secretSum = "drydock-gosumdb"
 	secretNpm = "drydock-npm-registry"
 )
 
-// withMirrors gives every RUN of a rewritten Dockerfile the mirrors' addresses.
-func (l *Line) withMirrors(ctx context.Context, img *catalog.Image, text []byte, refs map[string]string, v *catalog.Variant) ([]byte, map[string]string, error) {
+// withMirrors gives every RUN of a rewritten Dockerfile the mirrors' addresses, or
+// in their place, for a sealed build, a mount with all that is locked.
+func (l *Line) withMirrors(ctx context.Context, o *order, refs map[string]string) ([]byte, map[string]string, error) {
+	img, v := o.img, o.variant
+	u, err := l.sealable(o)
+	if err != nil {
+		return nil, nil, err
+	}
 	set, err := l.mirrors.get()
 	if err != nil {
 		return nil, nil, err
 	}
+	addresses, err := l.addresses(ctx, o, u, set)
+	if err != nil {
+		return nil, nil, err
+	}
+	text := o.text
 	secrets := map[string]string{}
 	add := func(on map[string]bool, id, where, value string) error {
 		f, err := dockerfile.Parse(img.DockerfilePath, text)
@@ -40,26 +52,46 @@ func (l *Line) withMirrors(ctx context.Context, img *catalog.Image, text []byte,
 		return err
 	}
 	if on := l.debianRefs(refs, v); len(on) > 0 {
-		sources, err := aptSources(ctx, set)
+		sources, err := set.Debian(ctx)
 		if err != nil {
 			return nil, nil, err
 		}
-		if err := add(on, secretApt, "mode=0444,target=/etc/apt/sources.list.d/debian.sources", sources); err != nil {
+		if u != nil {
+			sources = sealedSources(sources)
+		}
+		if err := add(on, secretApt, "mode=0444,target=/etc/apt/sources.list.d/debian.sources", aptSources(sources)); err != nil {
 			return nil, nil, err
 		}
 	}
-	for _, e := range []struct{ ecosystem, id, variable string }{
-		{mirror.Go, secretGo, "GOPROXY"}, {mirror.Npm, secretNpm, "npm_config_registry"},
+	for _, e := range []struct{ id, variable string }{
+		{secretGo, "GOPROXY"}, {secretSum, "GOSUMDB"}, {secretNpm, "npm_config_registry"},
 	} {
-		at, err := set.Endpoint(e.ecosystem)
-		if err != nil {
+		if addresses[e.variable] == "" {
 			continue // the images that need it will say so
 		}
-		if err := add(nil, e.id, "env="+e.variable, at.URL); err != nil {
+		if err := add(nil, e.id, "env="+e.variable, addresses[e.variable]); err != nil {
 			return nil, nil, err
 		}
 	}
 	return text, secrets, nil
+}
+
+// addresses are those of the mirrors, or of what is in the mount, by the variables
+// that clients read them from.
+func (l *Line) addresses(ctx context.Context, o *order, u *underLock, set *mirror.Set) (map[string]string, error) {
+	if u != nil {
+		return l.seal(ctx, o, u)
+	}
+	if _, err := l.egress.get(); err != nil {
+		return nil, err
+	}
+	out := map[string]string{}
+	for ecosystem, variable := range map[string]string{mirror.Go: "GOPROXY", mirror.Npm: "npm_config_registry"} {
+		if at, err := set.Endpoint(ecosystem); err == nil {
+			out[variable] = at.URL
+		}
+	}
+	return out, nil
 }
 
 // debianRefs are the engine's spellings of the configured Debian bases.
@@ -75,15 +107,11 @@ func (l *Line) debianRefs(refs map[string]string, v *catalog.Variant) map[string
 
 // aptSources is the mirrors' own addresses as apt reads them (sources.list(5),
 // deb822).
-func aptSources(ctx context.Context, set *mirror.Set) (string, error) {
-	sources, err := set.Debian(ctx)
-	if err != nil {
-		return "", err
-	}
+func aptSources(sources []mirror.DebianSource) string {
 	var out strings.Builder
 	for _, s := range sources {
 		fmt.Fprintf(&out, "Types: deb\nURIs: %s\nSuites: %s\nComponents: %s\nSigned-By: /usr/share/keyrings/debian-archive-keyring.gpg\n\n",
 			s.URI, strings.Join(s.Suites, " "), strings.Join(s.Components, " "))
 	}
-	return out.String(), nil
+	return out.String()
 }

@@ -79,12 +79,7 @@ func (l *Line) fetchedImage(ctx context.Context, o *order, add dockerfile.Added)
 	if err != nil {
 		return "", err
 	}
-	name := "fetched/" + o.img.Name
-	repo, err := bases.client.Repo(bases.where, name)
-	if err == nil {
-		_, err = repo.PushLayout(ctx, tmp, d)
-	}
-	return o.engine.ImageRef(name, d), err
+	return l.pushFiles(ctx, o, bases, "fetched/"+o.img.Name, tmp, d)
 }
 
 // enforceLock lets the gateway know the image's lock, which what ADD fetches is

@@ -364,9 +364,6 @@ func (l *Line) openEngine() (*engine.Engine, error) {
 		return nil, err
 	}
 	l.onClose(e.Close)
-	if !e.Hermetic {
-		l.note("the %s engine gives steps its own network: what it builds is not hermetic, and the provenance says so", e.Kind)
-	}
 	if e.Tier == "T3" && l.cfg.Tier != "T3" {
 		l.note("this host gives tier T3 only: building is slower, and steps are less held apart, than in T1 or T2; drydock doctor names the setting that gives one of them")
 	}

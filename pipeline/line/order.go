@@ -35,6 +35,7 @@ type order struct {
 	inherited map[string]string   // that it would get from its base, and does not
 	fetched   []artifact.Material // by us, for an engine that does not ask the gateway
 	free      bool                // its lock is not held to
+	sealed    *underLock          // whose files are all its steps have, on an engine of others; nil otherwise
 }
 
 // build makes one platform of an image.
@@ -93,12 +94,9 @@ func (l *Line) order(ctx context.Context, n plan.Node, in run.Inputs) (*order, e
 	}
 	o.private = slices.Sorted(maps.Keys(o.secrets))
 	if !o.engine.Hermetic {
-		if _, err := l.egress.get(); err != nil {
-			return nil, err
-		}
 		o.plain = o.text
 		var addresses map[string]string
-		if o.text, addresses, err = l.withMirrors(ctx, img, o.text, refs, variant); err != nil {
+		if o.text, addresses, err = l.withMirrors(ctx, o, refs); err != nil {
 			return nil, err
 		}
 		maps.Copy(o.secrets, addresses)
@@ -124,7 +122,11 @@ func (l *Line) carryOut(ctx context.Context, o *order) (*builtImage, error) {
 	text := o.text
 	var under *underLock
 	var err error
-	if !o.free {
+	if o.sealed != nil {
+		if b.Lock, err = l.lockDigest(o.img.Name); err != nil {
+			return nil, err
+		}
+	} else if !o.free {
 		if under, text, err = l.underLock(o.engine, o.img, b, text, secrets); err != nil {
 			return nil, err
 		}
@@ -158,6 +160,8 @@ func (l *Line) carryOut(ctx context.Context, o *order) (*builtImage, error) {
 		return nil, l.named(err, o.img, under)
 	}
 	err = l.takeFetched(b, under)
+	b.Sealed = o.sealed != nil
+	b.Complete = b.Complete || b.Sealed
 	b.Materials = slices.Concat(b.Materials, o.fetched, o.emulators, o.reader.materials)
 	l.mu.Lock()
 	l.built = append(l.built, b)

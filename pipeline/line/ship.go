@@ -268,7 +268,7 @@ func (l *Line) provenance(n plan.Node, in run.Inputs) ([]byte, error) {
 	st := l.cfg.State
 	p := provenance.Input{
 		Image: n.Image, Variant: n.Variant, Dockerfile: file, Context: contextSum, Target: img.Target, Args: variant.Args,
-		Trigger: l.cfg.Trigger, Hermetic: e.Hermetic && !l.cfg.Observe, Observed: l.cfg.Observe, Version: l.cfg.Version,
+		Trigger: l.cfg.Trigger, Hermetic: (e.Hermetic || allSealed(in)) && !l.cfg.Observe, Observed: l.cfg.Observe, Version: l.cfg.Version,
 		Folder: st.Folder,
 		Source: provenance.Source{URI: st.Remote, Revision: st.Revision, Ref: st.Ref, Dirty: st.Dirty[n.Image] != ""},
 		Engine: provenance.Engine{Kind: e.Kind, Tier: e.Tier, Mode: e.Mode, Version: e.Version},
@@ -279,7 +279,7 @@ func (l *Line) provenance(n plan.Node, in run.Inputs) ([]byte, error) {
 	if l.cfg.CI.JobURL != "" {
 		p.Run = &provenance.Run{InvocationID: l.cfg.CI.JobURL}
 	}
-	if !e.Hermetic && !l.cfg.Observe {
+	if !p.Hermetic && !l.cfg.Observe {
 		tried, err := l.egress.get()
 		if err != nil {
 			return nil, err
@@ -288,6 +288,17 @@ func (l *Line) provenance(n plan.Node, in run.Inputs) ([]byte, error) {
 	}
 	l.addMaterials(&p, in)
 	return provenance.Predicate(p)
+}
+
+// allSealed: no step of any platform had a network.
+func allSealed(in run.Inputs) bool {
+	builds := run.All[*builtImage](in)
+	for _, b := range builds {
+		if !b.Sealed {
+			return false
+		}
+	}
+	return len(builds) > 0
 }
 
 // contextSum is the digest of the files a build of the image can see.

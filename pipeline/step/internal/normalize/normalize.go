@@ -124,7 +124,13 @@ func (n *normalizer) finish(out *wire.Image, cfg *config, blobs []ociarchive.Con
 		cfg.RootFS.DiffIDs[i] = l.DiffID
 		out.Size += l.Size
 	}
-	cfg.tell(n.History, len(n.BaseLayers))
+	base := 0
+	for _, l := range out.Layers {
+		if l.Base {
+			base++
+		}
+	}
+	cfg.tell(n.History, base)
 	annotations, err := n.describe(cfg)
 	if err != nil {
 		return nil, refuse(err)
