@@ -22,13 +22,14 @@ import (
 // sealedDir is where steps have the locked files.
 const sealedDir = "/run/drydock-mirror"
 
-// sealable says whether a lock can be brought along.
+// sealable says whether a lock can be brought along: one that the build is held
+// to, since a build may go beyond one that it is not.
 func (l *Line) sealable(o *order) (*underLock, error) {
 	if l.cfg.Observe || o.img.Parsed.ReachesOut() {
 		return nil, nil
 	}
 	u, err := l.lockOfImage(o.img)
-	if err != nil || u == nil || u.lock == nil || u.observed || u.again != "" {
+	if err != nil || u == nil || u.lock == nil || u.soft || u.observed || u.again != "" {
 		return nil, err
 	}
 	for _, m := range u.lock.Materials {
@@ -36,13 +37,7 @@ func (l *Line) sealable(o *order) (*underLock, error) {
 			return nil, nil
 		}
 	}
-	if err := u.checkBases(o.bases); err != nil {
-		if u.soft {
-			return nil, nil
-		}
-		return nil, err
-	}
-	return u, nil
+	return u, u.checkBases(o.bases)
 }
 
 // seal cuts the network of every RUN and mounts what the lock has.
