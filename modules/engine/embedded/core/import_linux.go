@@ -15,6 +15,7 @@ import (
 	"github.com/moby/buildkit/solver"
 	"github.com/moby/buildkit/worker"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 )
 
 // importer reads caches whose results are taken in by an importWorker. BuildKit's
@@ -78,15 +79,23 @@ type importWorker struct {
 // step needs its files, when a layer that cannot be had fails the build; now
 // the result does not count, and the step is run.
 func (w *importWorker) FromRemote(ctx context.Context, remote *solver.Remote) (cache.ImmutableRef, error) {
-	ref, err := w.Worker.FromRemote(ctx, remote)
-	if ref != nil && err == nil {
-		if err = w.extract(ctx, ref); err != nil {
-			// now: the step that runs instead needs the room
-			err = errors.Join(err, ref.Release(context.WithoutCancel(ctx)), w.collect(context.WithoutCancel(ctx)))
+	var ref cache.ImmutableRef
+	full, err := w.whileRoom(ctx, func(ctx context.Context) (err error) {
+		// it unpacks all layers but the last one
+		if ref, err = w.Worker.FromRemote(ctx, remote); err == nil && ref != nil {
+			err = ref.Extract(ctx, session.NewGroup())
 		}
-	}
+		return err
+	})
 	if err == nil {
 		return ref, nil
+	}
+	later := context.WithoutCancel(ctx)
+	if ref != nil {
+		err = errors.Join(err, ref.Release(later))
+	}
+	if full {
+		err = errors.Join(err, w.collect(later)) // now: the step that runs instead needs the room
 	}
 	err = fmt.Errorf("importing a cached result: %w", err)
 	var said saidError
@@ -99,33 +108,34 @@ func (w *importWorker) FromRemote(ctx context.Context, remote *solver.Remote) (c
 // fillingTime is how often the disk is looked at while layers are unpacked.
 const fillingTime = 20 * time.Millisecond
 
-// extract unpacks a result. A layer may hold far more than its blob has, so it
-// stops when what must stay free of the disk would be written to.
-func (w *importWorker) extract(ctx context.Context, ref cache.ImmutableRef) error {
-	unpack, cancel := context.WithCancel(ctx)
+// whileRoom unpacks layers. One may hold far more than its blob has, so it stops
+// when what must stay free of the disk would be written to, and says so.
+func (w *importWorker) whileRoom(ctx context.Context, unpack func(context.Context) error) (full bool, err error) {
+	unpacking, cancel := context.WithCancel(ctx)
 	defer cancel()
-	full := make(chan error, 1)
+	room := w.blobs.room(ctx)
+	found := make(chan bool, 1)
 	go func() {
-		defer close(full)
-		room := w.blobs.room(ctx)
+		defer close(found)
 		for tick := time.NewTicker(fillingTime); ; {
 			if now := w.blobs.room(ctx); now.Bytes <= 0 {
-				full <- errors.New(room.Exceeded("unpacked, it is larger than"))
+				found <- true
 				cancel()
 				return
 			}
 			select {
-			case <-unpack.Done():
+			case <-unpacking.Done():
 				tick.Stop()
 				return
 			case <-tick.C:
 			}
 		}
 	}()
-	err := ref.Extract(unpack, session.NewGroup())
+	err = unpack(unpacking)
 	cancel()
-	if stopped := <-full; err != nil && stopped != nil {
-		return stopped
+	// a fast disk is filled between two looks
+	if stopped := <-found; err == nil || !stopped && !errors.Is(err, unix.ENOSPC) {
+		return false, err
 	}
-	return err
+	return true, errors.New(room.Exceeded("unpacked, it is larger than"))
 }

@@ -2,6 +2,7 @@ package executor
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"fmt"
 	"math"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -92,6 +94,22 @@ func TestContainedExhaustion(t *testing.T) {
 			// who writes nothing is not why the disk is full
 			b.must(stepOpt{}, "script", "sleep 500")
 		})
+	}
+}
+
+// Waiting, for a disk that others keep busy, is none of the processor's time.
+func TestProcessorTime(t *testing.T) {
+	const wait, work = 200 * time.Millisecond, 30 * time.Millisecond
+	if took := processorTime(func() { time.Sleep(wait) }); took > wait/2 {
+		t.Errorf("waiting %v took the processor %v", wait, took)
+	}
+	took := processorTime(func() {
+		for done := time.Duration(0); done < work; {
+			done += processorTime(func() { _ = sha256.Sum256(make([]byte, 1<<16)) })
+		}
+	})
+	if took < work {
+		t.Errorf("working %v took the processor %v", work, took)
 	}
 }
 

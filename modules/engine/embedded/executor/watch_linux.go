@@ -3,6 +3,7 @@ package executor
 import (
 	"cmp"
 	"fmt"
+	"runtime"
 	"sync"
 	"time"
 
@@ -14,8 +15,9 @@ import (
 const (
 	watchInterval = 200 * time.Millisecond
 	// Watching waits that many times as long as it took, so that it costs a
-	// tenth of a processor at most, but no longer than watchLeast. The same for
-	// counting what a step wrote.
+	// tenth of a processor at most, but no longer than watchLeast. Counting what
+	// a step wrote waits so many times the processor's time it took: where a full
+	// disk makes it wait, it costs nothing, and the step must not go on unseen.
 	watchShare, countShare = 10, 10
 	watchLeast             = time.Second
 	// roomTime is how long an ended step may take to give room back, before
@@ -28,6 +30,9 @@ const (
 	leastBlame = 1 << 20
 	// weighAnyway is how long memory goes unweighed that does not seem too much.
 	weighAnyway = 2 * time.Second
+	// countAnyway is how long what a step wrote goes uncounted where the disk did
+	// not lose much: others may have freed as much.
+	countAnyway = 10 * time.Second
 	// scarce: less than this part of the memory is left; the step that has the
 	// most is ended, if it has at least heavy of it.
 	scarce, heavy = 0.03, 0.25
@@ -65,7 +70,8 @@ func (w *watch) begin(s *step, init int, kill func()) (done func()) {
 	if w.steps == nil {
 		w.steps = map[*step]*watched{}
 	}
-	w.steps[s] = &watched{limits: s.limits, init: init, kill: kill, since: time.Now(), free: FreeDisk(w.root), left: meminfo("MemAvailable:"), weighed: time.Now()}
+	now := time.Now()
+	w.steps[s] = &watched{limits: s.limits, init: init, kill: kill, since: now, free: FreeDisk(w.root), left: meminfo("MemAvailable:"), counted: now, weighed: now}
 	if !w.going {
 		w.going = true
 		go w.look()
@@ -124,14 +130,15 @@ func (w *watch) bounds(s *step, v *watched) {
 	if len(s.bounded) == 0 || time.Now().Before(v.measured) {
 		return
 	}
-	start := time.Now()
-	for _, b := range s.bounded {
-		if b.over() {
-			w.end(s, v, fmt.Sprintf("it wrote more than %s to the tmpfs at %s, which is its size", sized(b.size), b.name))
-			break
+	took := processorTime(func() {
+		for _, b := range s.bounded {
+			if b.over() {
+				w.end(s, v, fmt.Sprintf("it wrote more than %s to the tmpfs at %s, which is its size", sized(b.size), b.name))
+				break
+			}
 		}
-	}
-	v.measured = time.Now().Add(countShare * time.Since(start))
+	})
+	v.measured = time.Now().Add(countShare * took)
 }
 
 // tooMuch weighs a step's memory when it may be too much: what its processes
@@ -144,9 +151,9 @@ func (v *watched) tooMuch(s *step, u warden.Usage, left int64) bool {
 	if !maybe && time.Since(v.weighed) < weighAnyway || time.Now().Before(v.weighed) {
 		return false
 	}
-	start := time.Now()
-	n := warden.MemoryOf(u.PIDs) + held
-	v.weighed = time.Now().Add(countShare * time.Since(start))
+	var n int64
+	took := processorTime(func() { n = warden.MemoryOf(u.PIDs) + held })
+	v.weighed = time.Now().Add(countShare * took)
 	return n > v.limits.Memory
 }
 
@@ -163,7 +170,8 @@ func (w *watch) disk(used map[int]warden.Usage) {
 	var worst *step
 	most := int64(0)
 	for s, v := range w.steps {
-		over := (v.free-free > v.limits.Disk/2 || v.limits.Disk < smallDisk) && time.Now().After(v.counted)
+		maybe := v.free-free > v.limits.Disk/2 || v.limits.Disk < smallDisk || time.Since(v.counted) > countAnyway
+		over := maybe && time.Now().After(v.counted)
 		short := free < v.limits.FreeDisk && time.Now().After(w.roomAt)
 		if v.ended || !over && !short {
 			continue
@@ -197,15 +205,29 @@ func (w *watch) count(s *step, v *watched, pids []int) {
 	}
 	v.counting = true
 	go func() {
-		start := time.Now()
-		wrote := s.written(v.since, pids)
+		var wrote int64
+		took := processorTime(func() { wrote = s.written(v.since, pids) })
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		v.counting, v.counted = false, time.Now().Add(countShare*time.Since(start))
+		v.counting, v.counted = false, time.Now().Add(countShare*took)
 		if wrote > v.limits.Disk && !v.ended && w.steps[s] == v {
 			w.endFull(s, v)
 		}
 	}()
+}
+
+// processorTime does what is given and says how long a processor worked for it.
+func processorTime(do func()) time.Duration {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	worked := func() time.Duration {
+		var u unix.Rusage
+		_ = unix.Getrusage(unix.RUSAGE_THREAD, &u) // cannot fail
+		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	}
+	start := worked()
+	do()
+	return worked() - start
 }
 
 func (w *watch) endFull(s *step, v *watched) {
