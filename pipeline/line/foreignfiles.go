@@ -56,30 +56,43 @@ func (o *order) history(ctx context.Context, epoch int64) ([]wire.History, error
 
 // fetchedImage is the reference of an image that holds one file.
 func (l *Line) fetchedImage(ctx context.Context, o *order, add dockerfile.Added) (string, error) {
+	if err := l.enforceLock(o.img); err != nil {
+		return "", err
+	}
+	return l.filesImage(ctx, o, "fetched", func(folder string) error {
+		return l.throughGateway(ctx, o, add, filepath.Join(folder, add.Name))
+	})
+}
+
+// filesImage is the reference of an image, among the bases, that holds what fill
+// writes to a folder for the order's image.
+func (l *Line) filesImage(ctx context.Context, o *order, kind string, fill func(folder string) error) (string, error) {
 	bases, err := l.basesReg.get()
 	if err != nil {
 		return "", err
 	}
-	if err := l.enforceLock(o.img); err != nil {
-		return "", err
-	}
 	tmp, err := os.MkdirTemp(l.cfg.Cache, ".fetched-")
 	if err != nil {
-		return "", fmt.Errorf("fetching %s: %w", add.URL, err)
+		return "", fmt.Errorf("making room for what image %s fetches: %w", o.img.Name, err)
 	}
 	defer func() { _ = os.RemoveAll(tmp) }()
 	folder := filepath.Join(tmp, "files")
 	if err := os.Mkdir(folder, 0o755); err != nil {
-		return "", fmt.Errorf("fetching %s: %w", add.URL, err)
+		return "", fmt.Errorf("making room for what image %s fetches: %w", o.img.Name, err)
 	}
-	if err := l.throughGateway(ctx, o, add, filepath.Join(folder, add.Name)); err != nil {
+	if err := fill(folder); err != nil {
 		return "", err
 	}
 	d, err := image.Folder(tmp, folder, *o.node.Platform, func(string, fs.DirEntry) bool { return true })
 	if err != nil {
 		return "", err
 	}
-	return l.pushFiles(ctx, o, bases, "fetched/"+o.img.Name, tmp, d)
+	name := kind + "/" + o.img.Name
+	repo, err := bases.client.Repo(bases.where, name)
+	if err == nil {
+		_, err = repo.PushLayout(ctx, tmp, d)
+	}
+	return o.engine.ImageRef(name, d), err
 }
 
 // enforceLock lets the gateway know the image's lock, which what ADD fetches is

@@ -114,3 +114,30 @@ func TestSealed(t *testing.T) {
 		t.Errorf("a file other than the lock's: %v", err)
 	}
 }
+
+// Only a build that is held to its lock is sealed: another may go beyond it, as
+// one may that needs what folders do not serve.
+func TestSealable(t *testing.T) {
+	for name, c := range map[string]struct {
+		image  string
+		change func(*Config)
+		want   bool
+	}{
+		"locked":         {"redis", func(c *Config) { c.Locked = true }, true},
+		"not held to it": {"redis", nil, false},
+		"observed":       {"redis", func(c *Config) { c.Locked, c.Observe = true, true }, false},
+		"npm's, too":     {"harbour", func(c *Config) { c.Locked = true }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := shipped(t, c.change)
+			img, ok := l.cfg.Catalog.Image(c.image)
+			if !ok {
+				t.Fatalf("the catalog has no image %s", c.image)
+			}
+			u, err := l.sealable(&order{img: img})
+			if err != nil || (u != nil) != c.want {
+				t.Errorf("sealable: %v, %v", u != nil, err)
+			}
+		})
+	}
+}

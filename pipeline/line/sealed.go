@@ -3,14 +3,11 @@ package line
 import (
 	"context"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 
-	"drydock/modules/artifact"
 	"drydock/modules/dockerfile"
-	"drydock/modules/image"
 	"drydock/modules/mirror"
 )
 
@@ -64,54 +61,30 @@ func (l *Line) seal(ctx context.Context, o *order, u *underLock) (map[string]str
 
 // lockedImage is the reference of an image that holds every file of a lock.
 func (l *Line) lockedImage(ctx context.Context, o *order, u *underLock) (string, error) {
-	bases, err := l.basesReg.get()
-	if err != nil {
-		return "", err
-	}
 	box, err := l.gatewayBox.get()
 	if err != nil {
 		return "", err
 	}
 	box.gateway.Enforce(u.key, u.lock, u.file, u.remedy)
-	tmp, err := os.MkdirTemp(l.cfg.Cache, ".fetched-")
-	if err != nil {
-		return "", fmt.Errorf("fetching what %s has: %w", u.file, err)
-	}
-	defer func() { _ = os.RemoveAll(tmp) }()
-	folder := filepath.Join(tmp, "files")
-	for _, m := range u.lock.Materials {
-		if strings.HasPrefix(m.Path, "sumdb/") {
-			continue
+	return l.filesImage(ctx, o, "locked", func(folder string) error {
+		for _, m := range u.lock.Materials {
+			if strings.HasPrefix(m.Path, "sumdb/") {
+				continue
+			}
+			to := filepath.Join(folder, m.Ecosystem, filepath.FromSlash(m.Path))
+			if !strings.HasPrefix(to, folder+string(filepath.Separator)) {
+				return fmt.Errorf("%s: %q is no path", u.file, m.Path)
+			}
+			if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+				return fmt.Errorf("fetching what %s has: %w", u.file, err)
+			}
+			add := dockerfile.Added{Place: u.file, URL: "http://" + mirror.GatewayHost + "/" + m.Ecosystem + "/" + m.Path, Checksum: string(m.Digest)}
+			if err := l.throughGateway(ctx, o, add, to); err != nil {
+				return err
+			}
 		}
-		to := filepath.Join(folder, m.Ecosystem, filepath.FromSlash(m.Path))
-		if !strings.HasPrefix(to, folder+string(filepath.Separator)) {
-			return "", fmt.Errorf("%s: %q is no path", u.file, m.Path)
-		}
-		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-			return "", fmt.Errorf("fetching what %s has: %w", u.file, err)
-		}
-		add := dockerfile.Added{Place: u.file, URL: "http://" + mirror.GatewayHost + "/" + m.Ecosystem + "/" + m.Path, Checksum: string(m.Digest)}
-		if err := l.throughGateway(ctx, o, add, to); err != nil {
-			return "", err
-		}
-	}
-	if err := os.MkdirAll(folder, 0o755); err != nil { // it may have none
-		return "", fmt.Errorf("fetching what %s has: %w", u.file, err)
-	}
-	d, err := image.Folder(tmp, folder, *o.node.Platform, func(string, fs.DirEntry) bool { return true })
-	if err != nil {
-		return "", err
-	}
-	return l.pushFiles(ctx, o, bases, "locked/"+o.img.Name, tmp, d)
-}
-
-// pushFiles puts the image of a folder among the bases.
-func (l *Line) pushFiles(ctx context.Context, o *order, bases *basesRegistry, name, layout string, d artifact.Digest) (string, error) {
-	repo, err := bases.client.Repo(bases.where, name)
-	if err == nil {
-		_, err = repo.PushLayout(ctx, layout, d)
-	}
-	return o.engine.ImageRef(name, d), err
+		return nil
+	})
 }
 
 // sealedSources are the archives as apt reads them from the mount.

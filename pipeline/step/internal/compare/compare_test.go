@@ -144,6 +144,10 @@ func TestHints(t *testing.T) {
 		"jar":          {"srv/x.jar", "PK\x03\x041", "PK\x03\x042", "SOURCE_DATE_EPOCH"},
 		"log":          {"var/log/x/y.log", "a", "b", "a log"},
 		"host key":     {"etc/ssh/ssh_host_rsa_key", "a", "b", "when the container starts"},
+		"certificate":  {"etc/ssl/certs/ssl-cert-snakeoil.pem", "a", "b", "make-ssl-cert"},
+		"database":     {"var/lib/postgresql/15/main/PG_VERSION", "a", "b", "pg_createcluster"},
+		"TeX":          {"var/lib/texmf/web2c/pdftex/pdflatex.fmt", "a", "b", "FORCE_SOURCE_DATE"},
+		"pip":          {"opt/v/lib/python3.11/site-packages/x-1.dist-info/RECORD", "a", "b", "pip lists"},
 		"nothing":      {"srv/data", "a", "b", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
