@@ -12,14 +12,15 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"drydock/modules/engine/embedded/warden"
 )
 
 const (
 	// hiddenPort is where the gateway answers processes whose address the
 	// warden cannot read: it looks what they speak.
 	hiddenPort = 81
+	// claimPort is what steps keep others from their addresses by. Nothing is
+	// said there.
+	claimPort = 58000
 	// addressTries is how many pairs of addresses are tried.
 	addressTries = 100
 	// sniffTime is how long a client may take to say its first byte.
@@ -30,16 +31,17 @@ const (
 // loopback network and nobody else's.
 type addresses struct {
 	own, gateway netip.Addr
-	listeners    map[int]net.Listener // of the gateway, by port
+	claim        io.Closer            // nobody else has the addresses as long as it is open
+	listeners    map[int]net.Listener // of the gateway, by the port that steps know it by
 }
 
-// ports are what the gateway listens on: http, tls, names, and any of them.
+// gatewayPorts are what steps know the gateway by: http, tls, names, and any of
+// them.
 func gatewayPorts() []int { return []int{80, 443, 53, hiddenPort} }
 
 // newAddresses finds a pair of loopback addresses that no other step has, in
-// this engine or in another of the same network. The first port is the claim.
-// moved: who may not have the ports has others, to which the warden connects.
-func newAddresses(moved bool) (*addresses, error) {
+// this engine or in another of the same network.
+func newAddresses() (*addresses, error) {
 	var last error
 	for range addressTries {
 		a, b := byte(1+rand.IntN(250)), byte(rand.IntN(256))
@@ -47,7 +49,7 @@ func newAddresses(moved bool) (*addresses, error) {
 			gateway: netip.AddrFrom4([4]byte{127, a, b, 1}), own: netip.AddrFrom4([4]byte{127, a, b, 2}),
 			listeners: map[int]net.Listener{},
 		}
-		if last = out.listen(moved); last == nil {
+		if last = out.listen(); last == nil {
 			return out, nil
 		}
 		out.close()
@@ -58,13 +60,12 @@ func newAddresses(moved bool) (*addresses, error) {
 	return nil, fmt.Errorf("listening for the step's gateway: %w", last)
 }
 
-func (a *addresses) listen(moved bool) error {
+func (a *addresses) listen() (err error) {
+	if a.claim, err = net.ListenPacket("udp4", net.JoinHostPort(a.own.String(), strconv.Itoa(claimPort))); err != nil {
+		return err
+	}
 	for _, port := range gatewayPorts() {
-		at := port
-		if moved {
-			at = warden.MovedPort(port)
-		}
-		l, err := net.Listen("tcp4", net.JoinHostPort(a.gateway.String(), strconv.Itoa(at)))
+		l, err := listenFor(a.gateway, port)
 		if err != nil {
 			return err
 		}
@@ -73,7 +74,28 @@ func (a *addresses) listen(moved bool) error {
 	return nil
 }
 
+// listenFor listens on an address's port. One that this user may not have, or
+// that somebody has on all addresses, is listened for on another, to which the
+// warden connects.
+func listenFor(address netip.Addr, port int) (net.Listener, error) {
+	l, err := net.Listen("tcp4", net.JoinHostPort(address.String(), strconv.Itoa(port)))
+	if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EADDRINUSE) {
+		return net.Listen("tcp4", net.JoinHostPort(address.String(), "0"))
+	}
+	return l, err
+}
+
+// serves has the warden connect to a listener for an address and port.
+func serves(hosts map[string]int, address netip.Addr, port int, l net.Listener) {
+	if at, ok := l.Addr().(*net.TCPAddr); ok {
+		hosts[net.JoinHostPort(address.String(), strconv.Itoa(port))] = at.Port
+	}
+}
+
 func (a *addresses) close() {
+	if a.claim != nil {
+		a.claim.Close()
+	}
 	for _, l := range a.listeners {
 		l.Close()
 	}

@@ -105,7 +105,7 @@ func (s *step) prepareContained(ctx context.Context, root bkexec.Mount, mounts [
 	}
 	s.later(tree.dir.Close)
 	s.places = append(s.places, tree.path)
-	if s.addresses, err = newAddresses(s.e.container.programs != ""); err != nil {
+	if s.addresses, err = newAddresses(); err != nil {
 		return err
 	}
 	s.later(func() error { s.addresses.close(); return nil })
@@ -142,13 +142,16 @@ func (s *step) specify(tree *rootTree, env []string, gateway bool) error {
 	}
 	c := &warden.Config{
 		Root: tree.path, ABI: s.e.container.abi, Own: own, Hostname: meta.Hostname,
-		MaxProcesses: s.limits.Processes, TooMany: s.limits.tooMany(), Programs: programs,
+		MaxProcesses: s.limits.Processes, TooMany: s.limits.tooMany(), Programs: programs, Hosts: map[string]int{},
 	}
 	if c.Hostname == "" {
 		c.Hostname = defaultHostname
 	}
 	if gateway {
 		c.Gateway = s.addresses.gateway.String()
+		for port, l := range s.addresses.listeners {
+			serves(c.Hosts, s.addresses.gateway, port, l)
+		}
 	}
 	s.spec = initproc.Spec{
 		Root: tree.path, Args: meta.Args, Env: withHome(env, who.Home), Cwd: filepath.Clean("/" + meta.Cwd),

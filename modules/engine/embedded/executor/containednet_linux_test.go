@@ -131,6 +131,49 @@ func testNetwork(t *testing.T, abi int) {
 	}
 }
 
+// Ports that somebody has on all addresses are listened for on others, which the
+// step does not notice.
+func TestContainedTakenPorts(t *testing.T) {
+	contained(t)
+	taken, err := net.Listen("tcp4", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	for _, port := range gatewayPorts() {
+		// another test's step may have it, and an ordinary user may not
+		if l, err := net.Listen("tcp4", ":"+strconv.Itoa(port)); err == nil {
+			defer l.Close()
+		}
+	}
+	service, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer service.Close()
+	go func() {
+		for {
+			c, err := service.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = io.WriteString(c, "served")
+			c.Close()
+		}
+	}()
+	port := taken.Addr().(*net.TCPAddr).Port
+	ctx := WithNetwork(t.Context(), Network{Hosts: []Host{{Names: []string{"web"}, Ports: []Port{{Number: port}}, Dial: func(ctx context.Context, _ Port) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "tcp4", service.Addr().String())
+	}}}})
+	g := newFakeGateway(t)
+	b := newBench(t, Options{GatewaySocket: g.socket})
+	out, err := b.run(ctx, stepOpt{vertex: Vertex{Digest: "sha256:x"}}, script(
+		fmt.Sprintf("talk tcp web:%d served", port), "fetch http://mirror.drydock.internal/x mirrored+http://mirror.drydock.internal/x")...)
+	if err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
 // probeGet fetches through the gateway.
 func probeGet(url string) error {
 	r, err := http.Get(url) //nolint:noctx // a probe

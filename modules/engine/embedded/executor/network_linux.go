@@ -9,15 +9,11 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"drydock/modules/engine/embedded/initproc"
-	"drydock/modules/engine/embedded/warden"
 )
 
 // Port is a port of a step.
@@ -112,33 +108,16 @@ func (s *step) joinContained() error {
 			if p.UDP {
 				return fmt.Errorf("service %s, port %d/udp: a step of tier T2 sends no datagrams", h.Names[0], p.Number)
 			}
-			l, at, err := s.listenFor(address, p.Number)
+			l, err := listenFor(address, p.Number)
 			if err != nil {
 				return fmt.Errorf("listening for service %s: %w", h.Names[0], err)
 			}
 			s.later(func() error { l.Close(); return nil })
 			s.listeners = append(s.listeners, &ownListener{l, s.addresses.own})
-			if s.spec.Contained.Hosts == nil {
-				s.spec.Contained.Hosts = map[string]int{}
-			}
-			s.spec.Contained.Hosts[net.JoinHostPort(address.String(), strconv.Itoa(p.Number))] = at
+			serves(s.spec.Contained.Hosts, address, p.Number, l)
 		}
 	}
 	return nil
-}
-
-// listenFor listens on a host's port, or on another in its place that the warden
-// connects to, and says on which.
-func (s *step) listenFor(address netip.Addr, port int) (l net.Listener, at int, err error) {
-	listen := func(at int) (net.Listener, error) {
-		return net.Listen("tcp4", net.JoinHostPort(address.String(), strconv.Itoa(at)))
-	}
-	l, err = listen(port)
-	if errors.Is(err, unix.EACCES) && s.e.container.programs != "" {
-		port = warden.MovedPort(port)
-		l, err = listen(port)
-	}
-	return l, port, err
 }
 
 // hostOffset is the last part of the first host's address.

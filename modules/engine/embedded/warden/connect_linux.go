@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"unsafe"
@@ -116,8 +115,6 @@ func (w *Warden) connectStream(r *notify.Request, e *endpoint, a address) notify
 		defer release()
 		w.comeFrom(e, localhost)
 		port = at
-	case w.translates() && ip == w.gateway() && w.config.Gateway != "":
-		port = MovedPort(port)
 	}
 	err := unix.Connect(e.fd, w.sockaddr(e.family, ip, port))
 	if ip == w.own() && err != nil && err != unix.EINPROGRESS {
@@ -162,14 +159,12 @@ func (w *Warden) notOurs() notify.Response {
 	return notify.Errno(unix.EISCONN)
 }
 
-// destination maps an address onto where the step gets: its own 127.0.0.1 and
-// the gateway's ports.
+// destination maps an address onto where the step gets: its own 127.0.0.1, the
+// gateway's ports and those of its services.
 func (w *Warden) destination(a address) (netip.Addr, unix.Errno) {
 	switch {
 	case a.ip == w.own(), a.ip.IsUnspecified(), a.ip == netip.IPv6Loopback(), a.ip == localhost:
 		return w.own(), 0
-	case w.config.Gateway != "" && a.ip == w.gateway() && (slices.Contains(GatewayPorts(), a.port) || a.port == hiddenPort):
-		return a.ip, 0
 	case a.ip.IsLoopback(), a.ip == w.gateway():
 		if _, ok := w.hostPort(a); ok {
 			return a.ip, 0

@@ -23,8 +23,8 @@ type Config struct {
 	Gateway  string   // loopback address of the mirror gateway; "": none
 	Hostname string   // as the step sees it
 
-	// Hosts are the services that the step may connect to, by address:port, and
-	// the port each is listened for on.
+	// Hosts are the gateway and the services that the step may connect to, by
+	// address:port, and the port each is listened for on.
 	Hosts map[string]int
 
 	// Programs is where the step's programs are made that are executed without
@@ -46,12 +46,8 @@ type Fixed struct {
 // sockets. Below it the warden does both.
 const ScopedABI = 6
 
-// GatewayPorts are the gateway's ports: http, tls and names.
-func GatewayPorts() []int { return []int{80, 443, 53} }
-
-// MovedPort is where the gateway listens in tier T3, whose user may not have
-// the port itself everywhere. So do a step's servers and the services it uses
-// where a port is refused, and all are told of the port that was meant.
+// MovedPort is where a step's server listens in tier T3 for a port that its user
+// may not have. All are told of the port that was meant.
 func MovedPort(port int) int { return 58000 + port }
 
 // Rlimit is one resource limit.
