@@ -141,13 +141,15 @@ func newWorker(ctx context.Context, o Options, open *stack) (*boundWorker, error
 	if members == nil {
 		members = newMembers(nil)
 	}
+	marks := &volatileMarks{}
 	exec, err := executor.New(executor.Options{
 		Root: filepath.Join(o.Root, "steps"), Tier: o.Tier, LandlockABI: o.LandlockABI, SingleID: o.SingleID, Launcher: o.Launcher,
+		Mounted: marks.mounted,
 	})
 	if err != nil {
 		return nil, err
 	}
-	opt, plain, err := workerOpt(ctx, o, open)
+	opt, plain, err := workerOpt(ctx, o, marks, open)
 	if err != nil {
 		exec.Close()
 		return nil, err
@@ -174,7 +176,7 @@ func newWorker(ctx context.Context, o Options, open *stack) (*boundWorker, error
 
 // workerOpt opens the worker's state. plain is its snapshotter when that has
 // no mounts.
-func workerOpt(ctx context.Context, o Options, open *stack) (opt base.WorkerOpt, plain *trees.Snapshotter, err error) {
+func workerOpt(ctx context.Context, o Options, marks *volatileMarks, open *stack) (opt base.WorkerOpt, plain *trees.Snapshotter, err error) {
 	var none base.WorkerOpt
 	kept := chooseSnapshotter(o)
 	// each kind of snapshotter has its own state: they cannot read each other's
@@ -224,13 +226,17 @@ func workerOpt(ctx context.Context, o Options, open *stack) (opt base.WorkerOpt,
 	if db, ok := md.DB().(*bolt.DB); ok {
 		db.NoSync = true
 	}
+	layers := containerdsnapshot.NewSnapshotter(name, mdb.Snapshotter(name), namespace, nil)
+	if kept.overlay && volatileSupported() {
+		layers = volatileOverlays{layers, marks}
+	}
 	return base.WorkerOpt{
 		ID: id, Root: root,
 		Labels:          map[string]string{"drydock.snapshotter": kept.folder},
 		Platforms:       nativePlatforms(),
 		GCPolicy:        limitsOf(root, o.Quota).policy(),
 		BuildkitVersion: client.BuildkitVersion{Package: "drydock", Version: "v0.33.0"},
-		Snapshotter:     containerdsnapshot.NewSnapshotter(name, mdb.Snapshotter(name), namespace, nil),
+		Snapshotter:     layers,
 		ContentStore:    store,
 		Applier:         applier,
 		Differ:          differ,
@@ -257,9 +263,10 @@ func nativePlatforms() []ocispecs.Platform {
 
 // kept says how layers are kept.
 type kept struct {
-	folder string // of the state
-	name   string // by which BuildKit knows it
-	open   func(root string) (snapshots.Snapshotter, error)
+	folder  string // of the state
+	name    string // by which BuildKit knows it
+	overlay bool   // as overlays, not as plain directories
+	open    func(root string) (snapshots.Snapshotter, error)
 }
 
 // chooseSnapshotter takes overlay when it can be mounted here, also inside a
@@ -275,7 +282,7 @@ func chooseSnapshotter(o Options) kept {
 	}
 	err := overlayutils.Supported(o.Root)
 	if err == nil {
-		return kept{folder: "overlayfs", name: "overlayfs", open: func(root string) (snapshots.Snapshotter, error) {
+		return kept{folder: "overlayfs", name: "overlayfs", overlay: true, open: func(root string) (snapshots.Snapshotter, error) {
 			return overlay.NewSnapshotter(root)
 		}}
 	}

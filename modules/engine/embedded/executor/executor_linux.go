@@ -46,6 +46,8 @@ type Options struct {
 	// SingleID: the engine runs under a keeper of owners (package keeper).
 	SingleID bool
 	Limits   Limits // of steps; WithLimits goes before it
+	// Mounted is told that layers were mounted for a step; nil-able.
+	Mounted func()
 }
 
 // Executor runs steps.

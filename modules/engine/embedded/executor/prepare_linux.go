@@ -145,6 +145,9 @@ func (s *step) open(ctx context.Context, src bkexec.Mountable, readonly bool) ([
 	if err != nil {
 		return nil, err
 	}
+	if s.e.opt.Mounted != nil {
+		s.e.opt.Mounted()
+	}
 	if release != nil {
 		s.later(release)
 	}
